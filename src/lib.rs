@@ -1,0 +1,6 @@
+//! `stepflow` runs quantized reasoning models (GGUF) through llama.cpp and repairs how information flows between
+//! reasoning steps while the model thinks (StepFlow, arXiv 2604.06695).
+#![warn(missing_docs)]
+
+pub mod trace;
+pub mod gguf;

@@ -1,0 +1,2 @@
+//! The `stepflow` program.
+fn main() {}
