@@ -2,5 +2,9 @@
 //! reasoning steps while the model thinks (StepFlow, arXiv 2604.06695).
 #![warn(missing_docs)]
 
-pub mod trace;
+pub mod engine;
 pub mod gguf;
+pub mod kernels;
+pub mod llama;
+pub mod stepflow;
+pub mod trace;

@@ -1,0 +1,52 @@
+//! Teacher-forced scoring: how surprised the model is by every token of a given text.
+
+use crate::llama::{Batch, Context, LlamaError, Row};
+
+/// Negative log-likelihood, in nats, of every token but the first: entry `i` scores token `i + 1` of `rows`.
+///
+/// `rows` is one sequence in order; which logits are wanted is decided here. `progress` is told how many tokens are done.
+///
+/// # Errors
+/// As [`Context::decode`].
+pub fn score(
+    context: &mut Context,
+    mut rows: Vec<Row>,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<f64>, LlamaError> {
+    let targets: Vec<_> = rows.iter().skip(1).map(|row| row.token).collect();
+    let mut scores = Vec::with_capacity(targets.len());
+    let mut done = 0;
+    while done < rows.len() {
+        let end = rows.len().min(done + context.max_batch());
+        for (i, row) in rows[done..end].iter_mut().enumerate() {
+            row.logits = done + i < targets.len();
+        }
+        let batch = Batch { rows: rows[done..end].to_vec() };
+        context.decode(&batch)?;
+        for (i, target) in targets.iter().enumerate().take(end).skip(done) {
+            scores.push(surprise(context.logits(i - done), target.0 as usize));
+        }
+        done = end;
+        progress(done);
+    }
+    Ok(scores)
+}
+
+/// `-ln softmax(logits)[target]`, in nats.
+fn surprise(logits: &[f32], target: usize) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(max - logits[target]) + sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certain_token_is_no_surprise() {
+        assert!(surprise(&[0.0, 100.0], 1) < 1e-12);
+        // ln 2: two equal tokens.
+        assert!((surprise(&[3.0, 3.0], 0) - std::f64::consts::LN_2).abs() < 1e-12);
+    }
+}

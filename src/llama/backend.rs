@@ -1,0 +1,82 @@
+//! The process-wide parts of llama.cpp: initialisation, its log, and what happens when it aborts.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_sys_2 as sys;
+
+static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// The last warnings and errors, the newest at the end: an error message quotes them.
+static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+const COMPLAINTS_KEPT: usize = 8;
+
+/// Initialises llama.cpp once and takes over its log.
+pub(super) fn backend() -> &'static LlamaBackend {
+    BACKEND.get_or_init(|| {
+        // SAFETY: `on_log` is a function for the whole life of the process and uses no user data.
+        unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
+        LlamaBackend::init().expect("nothing else in this process initialises llama.cpp")
+    })
+}
+
+/// Lets llama.cpp's own log through to stderr (`-v`).
+pub fn set_verbose(verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// What llama.cpp was built with and runs on, as its own tools print it.
+pub fn system_info() -> String {
+    backend();
+    // SAFETY: llama.cpp returns a pointer to a NUL-terminated string that lives as long as the process.
+    unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
+}
+
+/// Makes an abort inside llama.cpp end the process with one line on stderr and status 1 instead of a core dump.
+///
+/// For programs: a library user may prefer the default.
+pub fn exit_on_abort() {
+    // SAFETY: `on_abort` is a function for the whole life of the process.
+    unsafe { sys::ggml_set_abort_callback(Some(on_abort)) };
+}
+
+/// llama.cpp's newest complaint, and forgets them all. `None` if it said nothing.
+pub(super) fn take_complaint() -> Option<String> {
+    let mut complaints = COMPLAINTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // The first error names the cause; what follows only says that loading failed.
+    let first = complaints.pop_front();
+    complaints.clear();
+    first
+}
+
+unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives for this call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if VERBOSE.load(Ordering::Relaxed) {
+        eprint!("{text}");
+    }
+    if level == sys::GGML_LOG_LEVEL_ERROR {
+        let mut complaints = COMPLAINTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        complaints.push_back(text.trim().replace('\n', " "));
+        if complaints.len() > COMPLAINTS_KEPT {
+            complaints.pop_front();
+        }
+    }
+}
+
+unsafe extern "C" fn on_abort(message: *const c_char) {
+    let message = match message.is_null() {
+        true => "no reason given".into(),
+        // SAFETY: ggml passes a NUL-terminated string that lives for this call.
+        false => unsafe { CStr::from_ptr(message) }.to_string_lossy(),
+    };
+    let message = message.trim().replace('\n', " ");
+    eprintln!("stepflow: llama.cpp stopped on an internal check: {message}; the model file may be damaged");
+    std::process::exit(1);
+}

@@ -1,0 +1,114 @@
+//! Hooks: code that is shown the attention of a layer while the graph runs, and may change it in place.
+
+use super::Row;
+use super::cells::Cells;
+use super::tensor::{Mask, Values};
+
+/// Where in a layer a hook can stop the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// After the softmax of the attention.
+    Attention,
+    /// After attention times V, before the output projection.
+    HeadOutput,
+}
+
+/// What a failing hook says; it ends the decode.
+pub type HookError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Watches or changes the attention of a context. Every point that a hook wants costs one graph launch and one
+/// synchronisation, so want as few as possible. A panic in a hook is caught and ends the decode with an error.
+pub trait Hook: Send {
+    /// A micro-batch is about to run. `rows` are its tokens, in order.
+    fn begin(&mut self, rows: &[Row]);
+
+    /// Whether to stop at `point` of `layer` in this micro-batch.
+    fn wants(&self, point: Point, layer: usize) -> bool;
+
+    /// The attention of a layer, after the softmax.
+    ///
+    /// # Errors
+    /// Anything; it ends the decode.
+    fn attention(&mut self, attention: Attention<'_>) -> Result<(), HookError> {
+        let _ = attention;
+        Ok(())
+    }
+
+    /// The head outputs of a layer.
+    ///
+    /// # Errors
+    /// Anything; it ends the decode.
+    fn head_output(&mut self, output: HeadOutput<'_>) -> Result<(), HookError> {
+        let _ = output;
+        Ok(())
+    }
+}
+
+/// Attention of one layer after its softmax.
+pub struct Attention<'a> {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Cells of the cache that the graph looks at; at least every visible one.
+    pub n_kv: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// Probabilities, `[n_head][rows][n_kv]`, 0 where masked. With sinks a row adds up to less than 1.
+    pub probs: &'a mut [f32],
+    /// Whether the softmax kept a share for an attention sink.
+    pub sinks: bool,
+    /// The tokens of the micro-batch.
+    pub rows: &'a [Row],
+    /// What the cells hold.
+    pub cells: &'a Cells,
+    pub(super) mask: Mask<'a>,
+}
+
+impl Attention<'_> {
+    /// Whether `row` may see the key in `cell`.
+    pub fn visible(&self, row: usize, cell: usize) -> bool {
+        self.mask.visible(row, cell)
+    }
+
+    /// Identifies the mask within one micro-batch: layers with equal keys have the same visible cells.
+    pub fn mask_key(&self) -> usize {
+        self.mask.key()
+    }
+
+    /// The probabilities of one head and row, `[n_kv]`.
+    pub fn row_mut(&mut self, head: usize, row: usize) -> &mut [f32] {
+        let start = (head * self.rows.len() + row) * self.n_kv;
+        &mut self.probs[start..start + self.n_kv]
+    }
+}
+
+/// Head outputs of one layer, before the output projection.
+pub struct HeadOutput<'a> {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Width of one head's output.
+    pub head_dim: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// Outputs, `[n_head][rows][head_dim]`.
+    pub output: &'a mut [f32],
+    /// The V cache that they were made from.
+    pub values: Values<'a>,
+    /// The tokens of the micro-batch.
+    pub rows: &'a [Row],
+    /// What the cells hold.
+    pub cells: &'a Cells,
+    pub(super) mask: Mask<'a>,
+}
+
+impl HeadOutput<'_> {
+    /// Whether `row` may see the value in `cell`.
+    pub fn visible(&self, row: usize, cell: usize) -> bool {
+        self.mask.visible(row, cell)
+    }
+
+    /// The output of one head and row, `[head_dim]`.
+    pub fn row_mut(&mut self, head: usize, row: usize) -> &mut [f32] {
+        let start = (head * self.rows.len() + row) * self.head_dim;
+        &mut self.output[start..start + self.head_dim]
+    }
+}

@@ -1,0 +1,22 @@
+//! All of the foreign-function interface: llama.cpp behind types that cannot be misused.
+//!
+//! [`Model`] loads a file, [`Context`] decodes batches of it, and a [`Hook`] is shown the attention of each layer while
+//! the graph runs and may change it in place.
+
+mod backend;
+mod batch;
+mod cells;
+mod context;
+mod error;
+mod hook;
+mod model;
+mod tensor;
+mod trampoline;
+
+pub use backend::{exit_on_abort, set_verbose, system_info};
+pub use batch::{Batch, Row};
+pub use cells::{Cell, Cells};
+pub use context::{CacheType, Context, ContextParams, FlashAttention};
+pub use error::LlamaError;
+pub use hook::{Attention, HeadOutput, Hook, HookError, Point};
+pub use model::{Adapter, Model, ModelParams, Token};

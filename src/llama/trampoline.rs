@@ -1,0 +1,177 @@
+//! The function that llama.cpp's scheduler calls for every node of a graph, and what it keeps between calls.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use llama_cpp_sys_2 as sys;
+
+use super::Row;
+use super::cells::Caches;
+use super::hook::{Attention, HeadOutput, Hook, HookError, Point};
+use super::tensor::{Mask, Tensor, Values};
+
+/// What a layer's graph offered to hook, seen so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Offered {
+    pub attention: bool,
+    pub head_output: bool,
+}
+
+/// Lives in a box as long as its context; llama.cpp holds the address.
+pub(super) struct State {
+    pub hook: Box<dyn Hook>,
+    pub caches: Caches,
+    pub rows: Vec<Row>,
+    pub offered: BTreeMap<usize, Offered>,
+    pub error: Option<String>,
+}
+
+impl State {
+    pub fn new(hook: Box<dyn Hook>) -> Self {
+        Self { hook, caches: Caches::default(), rows: Vec::new(), offered: BTreeMap::new(), error: None }
+    }
+
+    /// The next decode runs `rows`.
+    pub fn begin(&mut self, rows: &[Row]) {
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        self.caches.begin();
+        self.error = None;
+        self.hook.begin(&self.rows);
+    }
+
+    /// Asked before the node runs: whether to stop after it.
+    fn ask(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
+        match node.op() {
+            sys::GGML_OP_SET_ROWS => self.follow_write(node).map(|()| false),
+            sys::GGML_OP_SOFT_MAX => Ok(self.offers(node, b"kq_soft_max-", Point::Attention)),
+            sys::GGML_OP_MUL_MAT => Ok(self.offers(node, b"kqv-", Point::HeadOutput)),
+            _ => Ok(false),
+        }
+    }
+
+    fn offers(&mut self, node: Tensor<'_>, prefix: &[u8], point: Point) -> bool {
+        let Some(layer) = layer_of(node.name(), prefix) else { return false };
+        let offered = self.offered.entry(layer).or_default();
+        match point {
+            Point::Attention => offered.attention = true,
+            Point::HeadOutput => offered.head_output = true,
+        }
+        self.hook.wants(point, layer)
+    }
+
+    /// Follows the write of a K cache: its second source holds the cell of every token.
+    fn follow_write(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
+        let Some(layer) = layer_of(node.owner().name(), b"cache_k_l") else { return Ok(()) };
+        let Some(indices) = node.source(1) else { return Ok(()) };
+        let (cache, unseen) = self.caches.of_write(layer, indices.address());
+        if !unseen {
+            return Ok(());
+        }
+        let indices = indices.i64s()?;
+        if indices.len() != self.rows.len() {
+            return Err(format!(
+                "llama.cpp split a batch of {} tokens and ran {} of them; use a larger -c",
+                self.rows.len(),
+                indices.len()
+            )
+            .into());
+        }
+        let cells = self.caches.cells_mut(cache);
+        for (index, row) in indices.iter().zip(&self.rows) {
+            cells.write(usize::try_from(*index)?, row);
+        }
+        Ok(())
+    }
+
+    /// Called with the node's data ready.
+    fn visit(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
+        if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
+            self.visit_attention(node, layer)
+        } else if let Some(layer) = layer_of(node.name(), b"kqv-") {
+            self.visit_head_output(node, layer)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn visit_attention(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
+        let [n_kv, n_rows, n_head, _] = node.shape();
+        self.check_rows(n_rows)?;
+        let Self { hook, caches, rows, .. } = self;
+        let cells = cells_of(caches, node)?;
+        let mask = Mask::new(node.source(1).ok_or("attention without a mask")?)?;
+        let sinks = node.source(2).is_some();
+        node.with_f32(|probs| hook.attention(Attention { layer, n_kv, n_head, probs, sinks, rows, cells, mask }))?
+    }
+
+    fn visit_head_output(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
+        let [head_dim, n_rows, n_head, _] = node.shape();
+        self.check_rows(n_rows)?;
+        let Self { hook, caches, rows, .. } = self;
+        let softmax = node.source(1).ok_or("head output without attention")?;
+        let cells = cells_of(caches, softmax)?;
+        let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?)?;
+        let values = Values::new(node.source(0).ok_or("head output without values")?)?;
+        node.with_f32(|output| {
+            hook.head_output(HeadOutput { layer, head_dim, n_head, output, values, rows, cells, mask })
+        })?
+    }
+
+    fn check_rows(&self, found: usize) -> Result<(), HookError> {
+        match found == self.rows.len() {
+            true => Ok(()),
+            false => Err(format!("expected attention of {} tokens, found {found}", self.rows.len()).into()),
+        }
+    }
+}
+
+/// The cells behind a softmax: its K comes from the cache of some layer, which need not be the node's own.
+fn cells_of<'c>(caches: &'c Caches, softmax: Tensor<'_>) -> Result<&'c super::Cells, HookError> {
+    let mut node = softmax;
+    // Between the softmax and Q x K a model may scale, cap or bias.
+    while node.op() != sys::GGML_OP_MUL_MAT {
+        node = node.source(0).ok_or("attention without keys")?;
+    }
+    let keys = node.source(0).ok_or("attention without keys")?.owner();
+    let layer = layer_of(keys.name(), b"cache_k_l").ok_or("attention over keys that are in no cache")?;
+    caches.of_layer(layer).ok_or_else(|| "attention over a cache that was never written".into())
+}
+
+/// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.
+fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
+    std::str::from_utf8(name.strip_prefix(prefix)?).ok()?.parse().ok()
+}
+
+/// `ggml_backend_sched_eval_callback`: with `ask` it is told of a node before it runs, without of its result.
+///
+/// # Safety
+/// `user` is the [`State`] of the context that runs the graph, and nothing else uses it during the decode.
+pub(super) unsafe extern "C" fn on_node(node: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
+    // SAFETY: by this function's contract.
+    let state = unsafe { &mut *user.cast::<State>() };
+    if state.error.is_some() {
+        // Every further node stops at once, so that the rest of the graph is over soon.
+        return ask;
+    }
+    // SAFETY: the scheduler passes a node of the running graph.
+    let Some(tensor) = (unsafe { Tensor::new(node) }) else { return !ask };
+    let outcome = catch_unwind(AssertUnwindSafe(|| match ask {
+        true => state.ask(tensor),
+        false => state.visit(tensor).map(|()| true),
+    }));
+    match outcome {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            state.error = Some(error.to_string());
+            ask
+        }
+        Err(panic) => {
+            let message = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+            state.error = Some(format!("panic: {}", message.unwrap_or_default()));
+            ask
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What several test files need: real models, vectors, and skips that can be seen.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+
+/// Says on stderr why a test did not run; with STEPFLOW_REQUIRE_ALL=1 a skip is a failure.
+pub fn skip(reason: &str) {
+    assert!(
+        std::env::var_os("STEPFLOW_REQUIRE_ALL").is_none(),
+        "skipped although STEPFLOW_REQUIRE_ALL is set: {reason}"
+    );
+    eprintln!("SKIPPED: {reason}");
+}
+
+/// SmolLM2-135M-Instruct Q4_1 as scripts/fetch-smollm2 leaves it, or a visible skip.
+pub fn smollm2() -> Option<PathBuf> {
+    let path = std::env::var_os("STEPFLOW_SMOLLM2").map(PathBuf::from).unwrap_or_else(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"));
+        cache.join("stepflow/SmolLM2-135M-Instruct.Q4_1.gguf")
+    });
+    if path.exists() {
+        return Some(path);
+    }
+    skip(&format!("{} is missing; scripts/fetch-smollm2 fetches it", path.display()));
+    None
+}
+
+/// Every vector file of that prefix: those in the folder that STEPFLOW_VECTORS names, or the repository's own.
+pub fn vectors<T: DeserializeOwned>(prefix: &str) -> Vec<T> {
+    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors"));
+    let folder = std::env::var_os("STEPFLOW_VECTORS").map_or(own, PathBuf::from);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(prefix) && name.ends_with(".json")
+    });
+    paths.sort();
+    assert!(!paths.is_empty(), "no {prefix}*.json in {}", folder.display());
+    let read = |path: &PathBuf| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    paths.iter().map(read).collect()
+}

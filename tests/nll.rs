@@ -1,0 +1,115 @@
+//! StepFlow in a running model against numbers from the authors' code: SmolLM2's weights in float32.
+
+mod common;
+mod tiny;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use stepflow::engine::{Repair, score};
+use stepflow::llama::{CacheType, Context, ContextParams, FlashAttention, Model, ModelParams, Row, Token};
+use stepflow::stepflow::{LayerSelection, OebConfig, SmiConfig, StepFlowConfig, Window};
+use stepflow::trace::Segment;
+
+#[derive(Deserialize)]
+struct File {
+    cases: BTreeMap<String, Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    ids: Vec<i32>,
+    segments: Vec<u8>,
+    step_starts: Vec<(usize, usize, usize)>,
+    oeb_layers: (usize, usize),
+    smi_layers: (usize, usize),
+    nll_baseline: Vec<f64>,
+    nll_oeb: Vec<f64>,
+    active_oeb: (u64, u64),
+    nll_smi: Vec<f64>,
+    nll_stepflow: Vec<f64>,
+    active_stepflow: (u64, u64),
+}
+
+impl Case {
+    fn rows(&self) -> Vec<Row> {
+        let segment = |s: u8| [Segment::Question, Segment::Thinking, Segment::Summary][s as usize];
+        let row = |(position, &id): (usize, &i32)| Row {
+            token: Token(id),
+            position,
+            sequence: 0,
+            segment: segment(self.segments[position]),
+            previous_step: self.step_starts.iter().find(|s| s.0 == position).map(|s| s.1..s.2),
+            logits: false,
+        };
+        self.ids.iter().enumerate().map(row).collect()
+    }
+
+    /// What the arms expect: configuration, scores, rows bridged and seen.
+    fn arms(&self) -> [(&'static str, StepFlowConfig, &[f64], (u64, u64)); 4] {
+        let oeb = OebConfig { layers: LayerSelection::Ranges(vec![self.oeb_layers]), ..OebConfig::default() };
+        // The window is already in the step starts.
+        let layers = LayerSelection::Ranges(vec![self.smi_layers]);
+        let smi = SmiConfig { layers, window: Window::Step, ..SmiConfig::default() };
+        let config = |oeb, smi| StepFlowConfig { oeb, smi };
+        [
+            ("baseline", config(None, None), &self.nll_baseline, (0, 0)),
+            ("oeb", config(Some(oeb.clone()), None), &self.nll_oeb, self.active_oeb),
+            ("smi", config(None, Some(smi.clone())), &self.nll_smi, (0, 0)),
+            ("stepflow", config(Some(oeb), Some(smi)), &self.nll_stepflow, self.active_stepflow),
+        ]
+    }
+}
+
+#[test]
+fn nll_vectors() {
+    let Some(path) = common::smollm2() else { return };
+    let model = Arc::new(Model::load(&tiny::dequantize::dequantized(&path), &ModelParams::default()).unwrap());
+    for file in common::vectors::<File>("nll_smollm2_f32") {
+        for (name, case) in &file.cases {
+            for (arm, config, expected, active) in case.arms() {
+                for n_ubatch in [1, 7, 64, 512] {
+                    let what = format!("{name}, {arm}, micro-batch {n_ubatch}");
+                    check(&model, case, &config, n_ubatch, expected, active, &what);
+                }
+            }
+        }
+    }
+}
+
+fn check(
+    model: &Arc<Model>,
+    case: &Case,
+    config: &StepFlowConfig,
+    n_ubatch: u32,
+    expected: &[f64],
+    active: (u64, u64),
+    what: &str,
+) {
+    let params = ContextParams {
+        n_ctx: 1024,
+        n_ubatch,
+        flash_attention: FlashAttention::Off,
+        type_k: CacheType::F32,
+        type_v: CacheType::F32,
+        ..ContextParams::default()
+    };
+    let repair = Repair::new(config, model.n_layer(), 2).unwrap();
+    let control = repair.control();
+    let mut context = Context::new(model.clone(), &params, Some(Box::new(repair))).unwrap();
+    let actual = score(&mut context, case.rows(), |_| {}).unwrap();
+    let total = control.stats().total();
+    let errors: Vec<f64> = actual.iter().zip(expected).map(|(a, e)| a - e).collect();
+    let worst = errors.iter().fold(0.0f64, |worst, e| if e.abs() <= worst { worst } else { e.abs() });
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    println!("{what}: worst {worst:.2e}, mean {mean:.2e}, bridged {} of {}", total.rows_bridged, total.rows_seen);
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    // Float32 matmuls in another order than PyTorch's; the prototype agreed to 5e-5.
+    assert!(worst <= 2e-4, "{what}: worst {worst:e}");
+    assert!(mean.abs() <= 5e-6, "{what}: mean {mean:e}");
+    assert_eq!((total.rows_bridged, total.rows_seen), active, "{what}");
+    let starts = if config.smi.is_some() { case.step_starts.len() as u64 } else { 0 };
+    let layers = (case.smi_layers.1 - case.smi_layers.0 + 1) as u64;
+    assert_eq!(total.injections, starts * layers, "{what}");
+}

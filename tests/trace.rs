@@ -1,0 +1,392 @@
+//! The trace module against the vectors of the authors' trackers, and its laws on random text.
+
+use std::{fs, ops::Range, path::PathBuf};
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use stepflow::trace::{Family, Markers, Segment, Step, TraceFile, TraceToken, Tracker};
+
+#[derive(Deserialize)]
+struct Vectors {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    family: String,
+    prompt_tokens: usize,
+    pieces: Vec<String>,
+    segments: Vec<u8>,
+    window: usize,
+    step_starts: Vec<[usize; 3]>,
+}
+
+fn markers_of(family: &str) -> Markers {
+    match family {
+        "deepseek-qwen" => Family::ThinkTags.markers(),
+        "gpt-oss" => Family::Harmony.markers(),
+        other => panic!("unknown family {other:?} in the vectors"),
+    }
+}
+
+fn vector_files() -> Vec<PathBuf> {
+    let folder = std::env::var_os("STEPFLOW_VECTORS").map_or_else(|| "tests/vectors".into(), PathBuf::from);
+    let is_steps = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("steps") && name.ends_with(".json")
+        })
+    };
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    entries.map(|entry| entry.unwrap().path()).filter(is_steps).collect()
+}
+
+/// Segments and step starts ([position, window start, window end]) of a sequence.
+fn track(tracker: &mut Tracker, pieces: &[String], prompt_tokens: usize, window: usize) -> (Vec<u8>, Vec<[usize; 3]>) {
+    let mut segments = Vec::new();
+    let mut starts = Vec::new();
+    for (position, piece) in pieces.iter().enumerate() {
+        let tracked = tracker.push(piece.as_bytes(), position >= prompt_tokens);
+        segments.push(tracked.segment as u8);
+        starts.extend(tracked.step_start.map(|start| {
+            let Range { start: first, end } = start.previous;
+            [start.position, first.max(end.saturating_sub(window)), end]
+        }));
+    }
+    (segments, starts)
+}
+
+#[test]
+fn steps_vectors() {
+    let files = vector_files();
+    assert!(!files.is_empty(), "no steps*.json: set STEPFLOW_VECTORS to the folder that holds them");
+    for file in files {
+        let vectors: Vectors = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        for case in vectors.cases {
+            let mut tracker = Tracker::new(markers_of(&case.family));
+            let (segments, starts) = track(&mut tracker, &case.pieces, case.prompt_tokens, case.window);
+            let name = format!("{}: {} ({}, window {})", file.display(), case.name, case.family, case.window);
+            assert_eq!(segments, case.segments, "{name}");
+            assert_eq!(starts, case.step_starts, "{name}");
+            assert_partition(&tracker);
+        }
+    }
+}
+
+/// Tracks `(piece, generated)` pairs.
+fn tracker_of<'a>(markers: Markers, tokens: impl IntoIterator<Item = (&'a str, bool)>) -> Tracker {
+    let mut tracker = Tracker::new(markers);
+    tokens.into_iter().for_each(|(piece, generated)| {
+        tracker.push(piece.as_bytes(), generated);
+    });
+    tracker
+}
+
+fn assert_partition(tracker: &Tracker) {
+    let mut end = 0;
+    for Step { segment, tokens } in tracker.steps() {
+        assert_eq!(tokens.start, end, "steps leave a gap or overlap");
+        assert!(!tokens.is_empty(), "empty step at {end}");
+        assert_eq!(tracker.segments()[tokens.start], segment, "segment of the step at {end}");
+        end = tokens.end;
+    }
+    assert_eq!(end, tracker.len(), "steps do not cover all tokens");
+}
+
+/// The steps as text, each with the initial of its segment.
+fn step_texts(tracker: &Tracker, pieces: &[&str]) -> Vec<String> {
+    let text = |step: Step| format!("{}: {}", step.segment, pieces[step.tokens].concat());
+    tracker.steps().into_iter().map(text).collect()
+}
+
+#[test]
+fn steps_give_line_breaks_and_closing_markup_to_the_step_before() {
+    let pieces = [
+        "What?",
+        "<",
+        "think",
+        ">",
+        "\n",
+        "It",
+        " is",
+        " a long sentence",
+        ".",
+        " ",
+        "42",
+        " is what it has to be.",
+        "\n",
+        "</",
+        "think",
+        ">",
+        "\n\n",
+        "It is",
+        ":",
+        "\n\n",
+        "42",
+    ];
+    let tracker = tracker_of(Family::ThinkTags.markers(), pieces.iter().enumerate().map(|(i, &p)| (p, i > 4)));
+    assert_eq!(
+        step_texts(&tracker, &pieces),
+        [
+            "question: What?<think>\n",
+            "thinking: It is a long sentence.",
+            "thinking:  42 is what it has to be.\n</think>\n\n",
+            "summary: It is:\n\n",
+            "summary: 42",
+        ]
+    );
+}
+
+#[test]
+fn harmony_closes_without_a_step_of_its_own() {
+    let pieces = [
+        "Q",
+        "<|channel|>",
+        "analysis",
+        "<|message|>",
+        "So it is forty-two.",
+        "<|end|>",
+        "<|start|>",
+        "assistant",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+        "42",
+    ];
+    let tracker = tracker_of(Family::Harmony.markers(), pieces.iter().map(|&p| (p, p != "Q")));
+    let steps = tracker.steps();
+    assert_eq!(steps.iter().map(|step| step.tokens.clone()).collect::<Vec<_>>(), [0..4, 4..11, 11..12]);
+}
+
+#[test]
+fn an_empty_think_block_is_no_thinking_step() {
+    let pieces = ["Q", "<think>", "\n\n", "</think>", "\n\n", "Forty", "-two."];
+    for prompt_tokens in [1, 5] {
+        let tokens = pieces.iter().enumerate().map(|(position, &piece)| (piece, position >= prompt_tokens));
+        let tracker = tracker_of(Family::ThinkTags.markers(), tokens);
+        assert_eq!(tracker.segments().last(), Some(&Segment::Summary));
+        assert_eq!(
+            step_texts(&tracker, &pieces),
+            ["question: Q<think>\n\n</think>\n\n", "summary: Forty-two."],
+            "{prompt_tokens} prompt tokens"
+        );
+    }
+}
+
+#[test]
+fn only_the_marker_that_is_awaited_counts() {
+    let markers = Family::ThinkTags.markers();
+    let question = tracker_of(markers.clone(), [("What does </think> mean?", false), ("Well", true)]);
+    assert!(question.segments().iter().all(|&segment| segment == Segment::Question));
+    let pieces = [("<think>", true), ("A", true), ("</think>", true), ("<think>", true), ("B", true)];
+    let summary = tracker_of(markers.clone(), pieces);
+    assert_eq!(summary.segments().last(), Some(&Segment::Summary));
+    let both = tracker_of(markers, [("<think></think>", true), ("B", true)]);
+    assert_eq!(both.segments(), [Segment::Question, Segment::Summary]);
+}
+
+#[test]
+fn implicit_thinking_starts_with_generation_in_every_turn() {
+    let turn = [
+        ("Q", false),
+        ("It is surely so.", true),
+        (" Then", true),
+        ("**Final", true),
+        (" Answer**", true),
+        ("A", true),
+    ];
+    let mut tracker = tracker_of(Family::Implicit.markers(), turn);
+    let one_turn = tracker.segments().to_vec();
+    assert_eq!(one_turn.iter().map(|&segment| segment as u8).collect::<Vec<_>>(), [0, 1, 1, 1, 1, 2]);
+    tracker.new_turn();
+    assert_eq!(tracker.steps(), [Step { segment: Segment::Question, tokens: 0..6 }]);
+    let starts: Vec<_> =
+        turn.iter().filter_map(|(piece, generated)| tracker.push(piece.as_bytes(), *generated).step_start).collect();
+    assert_eq!(tracker.segments()[6..], one_turn);
+    assert_eq!(starts.len(), 1);
+    assert_eq!((starts[0].position, starts[0].previous.clone()), (8, 7..8));
+    assert_partition(&tracker);
+}
+
+#[test]
+fn a_character_cut_by_tokens_still_ends_a_step() {
+    let stop = "我们先来计算一下鸭子每天下的蛋数。".as_bytes();
+    let (head, tail) = stop.split_at(stop.len() - 1);
+    let mut tracker = Tracker::new(Family::ThinkTags.markers());
+    tracker.push(b"<think>", false);
+    tracker.push(head, true);
+    assert_eq!(tracker.push(tail, true).step_start, None);
+    let next = "然".as_bytes();
+    assert_eq!(tracker.push(&next[..1], true).step_start, None, "not yet a character");
+    assert_eq!(tracker.push(&next[1..], true).step_start.map(|start| start.position), Some(4));
+}
+
+/// What matters to the rules.
+const PARTS: &[&str] = &[
+    "<think>",
+    "</think>",
+    "<|end|>",
+    "The farmer sells eggs",
+    "So it is",
+    " ",
+    " ",
+    "\n",
+    "\n\n",
+    ".",
+    ". ",
+    "!",
+    "?",
+    "...",
+    ".\"",
+    "3.14",
+    "e.g.",
+    "1. ",
+    "| a | b |\n",
+    "----",
+    "。",
+    "鸭子每天下的蛋",
+    "é",
+    "**",
+    "```",
+    "<",
+];
+
+fn text() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(PARTS), 0..40).prop_map(|parts| parts.concat())
+}
+
+/// Text with places to split it at, in bytes.
+fn split_text() -> impl Strategy<Value = (String, Vec<usize>)> {
+    text().prop_flat_map(|text| {
+        let places = prop::collection::vec(0..=text.len(), 0..60);
+        (Just(text), places)
+    })
+}
+
+fn split<'a>(text: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
+    let mut places = places.to_vec();
+    places.extend([0, text.len()]);
+    places.sort_unstable();
+    places.dedup();
+    places.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+/// The bytes at which the tokens that start a step begin, and the byte at which the segments change.
+fn boundaries(pieces: &[&[u8]]) -> (Vec<usize>, Vec<(usize, Segment)>) {
+    let mut tracker = Tracker::new(Family::ThinkTags.markers());
+    let (mut starts, mut changes, mut offset) = (Vec::new(), vec![(0, Segment::Question)], 0);
+    for piece in pieces {
+        let tracked = tracker.push(piece, true);
+        starts.extend(tracked.step_start.map(|_| offset));
+        if changes.last().is_none_or(|&(_, segment)| segment != tracked.segment) {
+            changes.push((offset, tracked.segment));
+        }
+        offset += piece.len();
+    }
+    (starts, changes)
+}
+
+proptest! {
+    #[test]
+    fn boundaries_do_not_depend_on_the_split((text, places) in split_text()) {
+        let text = format!("Q<think>{text}");
+        // Whole characters: inside of one, a step may start at any token that holds its end.
+        let places: Vec<usize> = places.into_iter().filter(|&place| text.is_char_boundary(place)).collect();
+        let coarse = split(text.as_bytes(), &places);
+        let every: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+        let (fine_starts, fine_changes) = boundaries(&split(text.as_bytes(), &every));
+        let (starts, changes) = boundaries(&coarse);
+
+        let token_at_or_after = |byte: usize| {
+            let mut offsets = coarse.iter().scan(0, |offset, piece| Some(std::mem::replace(offset, *offset + piece.len())));
+            offsets.find(|&offset| offset >= byte)
+        };
+        let end_of_first = |segment| changes.iter().find(|change| change.1 > segment).map_or(text.len(), |change| change.0);
+        let first = changes.iter().find(|change| change.1 == Segment::Thinking).map_or(text.len(), |change| change.0);
+        let mut expected: Vec<usize> = fine_starts.into_iter().filter_map(token_at_or_after).collect();
+        expected.dedup();
+        // A step that begins with the first thinking token is the first; one that begins after the last is none.
+        expected.retain(|&byte| byte > first && byte < end_of_first(Segment::Thinking));
+        prop_assert_eq!(starts, expected);
+
+        for (byte, segment) in changes.into_iter().skip(1) {
+            let fine = fine_changes.iter().find(|change| change.1 == segment).map(|change| change.0);
+            prop_assert_eq!(fine.and_then(token_at_or_after), Some(byte));
+        }
+    }
+
+    #[test]
+    fn steps_partition_the_tokens((text, places) in split_text(), prompt in 0usize..20, implicit: bool) {
+        let markers = if implicit { Family::Implicit } else { Family::ThinkTags }.markers();
+        let mut tracker = Tracker::new(markers);
+        for (position, piece) in split(text.as_bytes(), &places).into_iter().enumerate() {
+            tracker.push(piece, position >= prompt);
+            assert_partition(&tracker);
+        }
+    }
+
+    #[test]
+    fn truncation_leaves_what_the_rest_alone_would_give(
+        (text, places) in split_text(), prompt in 0usize..8, turn in 0usize..40, kept in 0usize..40,
+    ) {
+        let text = format!("<think>{text}");
+        let pieces = split(text.as_bytes(), &places);
+        let feed = |count: usize| {
+            let mut tracker = Tracker::new(Family::ThinkTags.markers());
+            for (position, piece) in pieces[..count].iter().enumerate() {
+                if position == turn {
+                    tracker.new_turn();
+                }
+                tracker.push(piece, position >= prompt);
+            }
+            tracker
+        };
+        let kept = kept.min(pieces.len());
+        prop_assume!(kept != turn);
+        let mut truncated = feed(pieces.len());
+        truncated.truncate(kept);
+        prop_assert_eq!(truncated, feed(kept));
+    }
+
+    #[test]
+    fn trace_files_round_trip((text, places) in split_text(), name in ".*") {
+        let file = trace_file(&text, &places, name);
+        let mut json = Vec::new();
+        file.write(&mut json).unwrap();
+        prop_assert_eq!(TraceFile::read(&json).unwrap(), file);
+    }
+
+    #[test]
+    fn damaged_trace_files_never_panic(
+        (text, places) in split_text(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"0129-\"{}[],:aqt\\\xFF".as_slice())), 1..6),
+    ) {
+        let mut json = Vec::new();
+        trace_file(&text, &places, "m".into()).write(&mut json).unwrap();
+        for (place, byte) in edits {
+            let place = place.index(json.len());
+            json[place] = byte;
+        }
+        if let Err(error) = TraceFile::read(&json) {
+            prop_assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+}
+
+fn trace_file(text: &str, places: &[usize], name: String) -> TraceFile {
+    let text = format!("Q<think>{text}");
+    let mut tracker = Tracker::new(Family::ThinkTags.markers());
+    let mut tokens = Vec::new();
+    for (id, piece) in (0..).zip(split(text.as_bytes(), places)) {
+        let segment = tracker.push(piece, true).segment;
+        tokens.push(TraceToken { id, piece: piece.to_vec(), segment });
+    }
+    TraceFile {
+        model: [("name".to_owned(), name.into())].into_iter().collect(),
+        family: Family::ThinkTags,
+        markers: Family::ThinkTags.markers(),
+        tokens,
+        steps: tracker.steps(),
+    }
+}
