@@ -1,2 +1,7 @@
-//! The `stepflow` program.
-fn main() {}
+//! The `stepflow` program: see [`cli`].
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

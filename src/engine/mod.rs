@@ -1,7 +1,19 @@
 //! One sequence from prompt to tokens: what every front of the program uses.
+//!
+//! A [`Session`] turns the tokens of a prompt into a stream of [`Event`]s; [`ChatTemplate`] makes the prompt, [`Sampler`]
+//! chooses the tokens, and [`Repair`] is StepFlow as a graph hook. [`score`] scores a given text instead.
 
+mod answer;
+mod events;
 mod repair;
+mod sampling;
 mod score;
+mod session;
+mod template;
 
+pub use events::{Event, Finish, Request, Summary};
 pub use repair::{Control, Repair};
+pub use sampling::{Sampler, SamplerKind, SamplingParams};
 pub use score::score;
+pub use session::{EngineError, Session, SessionParams};
+pub use template::{ChatTemplate, Message, Prompt, TemplateError};

@@ -135,10 +135,11 @@ impl Gguf {
                 return Err(self.arch_error("attention.head_count_kv", problem));
             }
         }
-        if let Some(rotated) = self.arch_u64("rope.dimension_count")
-            && !rotated.is_multiple_of(2)
-        {
-            return Err(self.arch_error("rope.dimension_count", format!("expected an even number, found {rotated}")));
+        for name in ["rope.dimension_count", "rope.dimension_count_swa"] {
+            let rotated = self.arch_u64(name).unwrap_or(0);
+            if !rotated.is_multiple_of(2) {
+                return Err(self.arch_error(name, format!("expected an even number, found {rotated}")));
+            }
         }
         if plain || gemma { self.check_head_sizes(plain) } else { Ok(()) }
     }

@@ -55,6 +55,14 @@ impl Tracker {
         self.turn = Turn::new(&self.markers);
     }
 
+    /// The segment that the next token will have if it is generated.
+    pub fn next_segment(&self) -> Segment {
+        match self.turn.segment {
+            Segment::Question if self.markers.think_start.is_none() => Segment::Thinking,
+            segment => segment,
+        }
+    }
+
     /// The number of tokens.
     pub fn len(&self) -> usize {
         self.segments.len()

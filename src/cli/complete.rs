@@ -1,0 +1,46 @@
+//! `-no-cnv`: completes a prompt as it is, without a chat template.
+
+use std::io::Write;
+
+use anyhow::Context as _;
+use stepflow::engine::{Finish, Request, Sampler, Session};
+
+use super::args::ChatArgs;
+use super::printer::Style;
+use super::setup::{self, Interrupt};
+use super::{chat, exit, input, report};
+
+/// Runs the command.
+pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
+    let prompt = input::first_prompt(&args.conversation)?;
+    let prompt = prompt.context("nothing to complete: give a prompt with -p, -f or on stdin")?;
+    let interrupt = Interrupt::install()?;
+    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let model = setup::load_model(&args.model)?;
+    let mut sampler = Sampler::new(&setup::sampling_params(&args.sampling, &model)?, &model);
+    let mut session = Session::new(model, &params)?;
+    if !args.conversation.no_warmup {
+        session.warm_up()?;
+    }
+    report::say_family(&session);
+    let limit = |n: i64| usize::try_from(n).ok();
+    let request = Request {
+        tokens: session.model().tokenize(&prompt, true, true),
+        question: 0,
+        max_tokens: limit(args.conversation.predict),
+        reasoning_budget: limit(args.conversation.reasoning_budget),
+        stop: &args.conversation.reverse_prompt,
+    };
+    if !args.conversation.no_display_prompt {
+        write!(std::io::stdout(), "{prompt}").context("cannot write to stdout")?;
+    }
+    let style = Style { apart: false, ..chat::style(args, &session) };
+    let (_, summary) = chat::generate(&mut session, &request, &mut sampler, &style, &interrupt)?;
+    report::timings(&summary);
+    if summary.finish == Finish::ContextFull {
+        eprintln!("stepflow: the context of {} tokens is full; use a larger -c", session.n_ctx());
+    }
+    report::save(&args.conversation, &session)?;
+    report::warn_if_never_engaged(&session);
+    Ok(exit::of_finish(summary.finish))
+}

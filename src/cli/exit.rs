@@ -1,0 +1,34 @@
+//! Exit codes, all of them.
+
+use stepflow::engine::{EngineError, Finish};
+use stepflow::llama::LlamaError;
+
+/// All went well.
+pub const OK: u8 = 0;
+/// Something failed; stderr says what.
+pub const FAILURE: u8 = 1;
+/// The command line cannot be meant.
+pub const USAGE: u8 = 2;
+/// The context is full: the answer or the text is not complete.
+pub const CONTEXT_FULL: u8 = 3;
+/// Ctrl-C, as shells count it.
+pub const INTERRUPTED: u8 = 130;
+
+/// The code of a generation that ended without an error.
+pub fn of_finish(finish: Finish) -> u8 {
+    match finish {
+        Finish::Stop | Finish::Length => OK,
+        Finish::ContextFull => CONTEXT_FULL,
+        Finish::Interrupted => INTERRUPTED,
+    }
+}
+
+/// The code of an error.
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<EngineError>() {
+        Some(EngineError::PromptTooLong { .. } | EngineError::Llama(LlamaError::ContextFull { .. })) => CONTEXT_FULL,
+        Some(EngineError::Llama(LlamaError::Interrupted)) => INTERRUPTED,
+        Some(EngineError::Config(_)) => USAGE,
+        _ => FAILURE,
+    }
+}

@@ -1,0 +1,81 @@
+//! The command line: flags as typed ([`args`]), what they mean ([`setup`]), and one command a file.
+
+mod args;
+mod bench;
+mod chat;
+mod complete;
+mod download;
+mod exit;
+mod input;
+mod inspect;
+mod llama_flags;
+mod output;
+mod printer;
+mod report;
+mod score;
+mod setup;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Command};
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    stepflow::llama::exit_on_abort();
+    let args = match llama_flags::spell_out(std::env::args_os()) {
+        Ok(args) => args,
+        Err(message) => {
+            eprintln!("stepflow: {message}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let cli = Cli::command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and is no error; clap knows which is which.
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            let printed = error.print();
+            return ExitCode::from(if printed.is_ok() { code } else { exit::FAILURE });
+        }
+    };
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("stepflow: {}", one_line(&error));
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    if cli.version {
+        return shell::version();
+    }
+    match cli.command {
+        None if cli.chat.conversation.no_conversation => complete::run(&cli.chat),
+        None => chat::run(&cli.chat),
+        Some(Command::Score(args)) => score::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Completions { shell }) => shell::completions(shell),
+        Some(Command::Man) => shell::man(),
+    }
+}
+
+/// An error and its causes, in one line.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().replace('\n', " ");
+        // Wrappers often repeat what they wrap.
+        if !line.contains(&cause) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&cause);
+        }
+    }
+    line
+}

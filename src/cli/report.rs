@@ -1,0 +1,119 @@
+//! What the program says on stderr about its work, and the files it leaves: statistics and traces.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use stepflow::engine::{Event, Session, Summary};
+use stepflow::stepflow::Stats;
+
+use super::args::ConversationArgs;
+use super::output;
+
+/// The first lines of a chat.
+pub fn banner(session: &Session) {
+    let model = session.model();
+    let repairs = if session.stepflow().is_some() { "on" } else { "off" };
+    eprintln!("{}, context {}, StepFlow {repairs}", model.description(), session.n_ctx());
+    eprintln!("/exit  /regen  /clear  /read <file>  /stepflow on|off  /stats   Ctrl-C stops an answer\n");
+}
+
+/// Says which family is assumed when StepFlow is on and nothing in the model tells.
+pub fn say_family(session: &Session) {
+    let (family, found) = session.family();
+    if session.stepflow().is_some() && !found {
+        eprintln!(
+            "stepflow: this model's vocabulary and template mark no thinking; taking all it generates as thinking \
+             (--family {family}; --think-start and --think-end name other marks)"
+        );
+    }
+}
+
+/// Speeds, as llama-cli prints them.
+pub fn timings(summary: &Summary) {
+    let (prompt, generation) = (summary.prompt_speed(), summary.generation_speed());
+    eprintln!("\n[ Prompt: {prompt:.1} t/s | Generation: {generation:.1} t/s ]");
+}
+
+/// StepFlow's statistics, as a table.
+pub fn stats(session: &Session) {
+    let Some(control) = session.stepflow() else {
+        eprintln!("StepFlow is not part of this session; /stepflow on makes it so.");
+        return;
+    };
+    let stats = control.stats();
+    eprintln!("layer  rows seen  bridged  pB before  pB after  injections  norm");
+    for (layer, s) in &stats.layers {
+        eprintln!(
+            "{layer:5}  {:9}  {:7}  {:9.4}  {:8.4}  {:10}  {:.4}",
+            s.rows_seen,
+            s.rows_bridged,
+            s.mean_bridge_before(),
+            s.mean_bridge_after(),
+            s.injections,
+            s.mean_injected_norm()
+        );
+    }
+}
+
+/// Writes the files that the flags ask for.
+///
+/// # Errors
+/// When a file cannot be written; nothing is left of it then.
+pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
+    if let Some(path) = &args.stats {
+        let stats = session.stepflow().map_or_else(Stats::default, |control| control.stats());
+        let json = serde_json::to_string_pretty(&stats.to_json())?;
+        output::write_file(path, |out| writeln!(out, "{json}"))?;
+    }
+    if let Some(path) = &args.save_trace {
+        let trace = session.trace();
+        output::write_file(path, |out| trace.write(out))?;
+    }
+    Ok(())
+}
+
+/// A user who asked for StepFlow learns when it had nothing to do.
+pub fn warn_if_never_engaged(session: &Session) {
+    let Some(control) = session.stepflow() else { return };
+    let total = control.stats().total();
+    if control.is_on() && total.rows_seen == 0 && total.injections == 0 {
+        let markers = session.markers();
+        let start = markers.think_start.as_deref().unwrap_or("the first generated token");
+        eprintln!(
+            "stepflow: StepFlow never engaged: thinking opens with {start:?} and that never came, or thinking was too \
+             short; see --family and --think-start"
+        );
+    }
+}
+
+/// Progress of a long prompt: a bar on a terminal, nothing elsewhere (the answer is the sign of life).
+#[derive(Default)]
+pub struct PromptProgress {
+    bar: Option<ProgressBar>,
+}
+
+impl PromptProgress {
+    const WORTH_A_BAR: usize = 1024;
+
+    /// Follows the events of a generation.
+    pub fn on_event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Prompt { done, total } if done < total && std::io::stderr().is_terminal() => {
+                if total - done >= Self::WORTH_A_BAR || self.bar.is_some() {
+                    let bar = self.bar.get_or_insert_with(|| bar(*total as u64));
+                    bar.set_position(*done as u64);
+                }
+            }
+            _ => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish_and_clear();
+                }
+            }
+        }
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("prompt {bar:40} {pos}/{len} tokens, {eta} left");
+    ProgressBar::new(total).with_style(style.expect("the template is valid"))
+}

@@ -1,0 +1,184 @@
+//! From flags as typed to what they mean: a model, a session, a sampler; and what Ctrl-C does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
+use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams};
+use stepflow::stepflow::{OebConfig, SmiConfig, StepFlowConfig};
+
+use super::args::{ContextArgs, ConversationArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch};
+use super::{download, exit, input};
+
+/// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.
+#[derive(Clone, Default)]
+pub struct Interrupt {
+    flag: Arc<AtomicBool>,
+    armed: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Takes over Ctrl-C.
+    pub fn install() -> anyhow::Result<Self> {
+        let interrupt = Self::default();
+        let handler = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if !handler.armed.load(Ordering::Relaxed) || handler.flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(i32::from(exit::INTERRUPTED));
+            }
+        })
+        .context("cannot take over Ctrl-C")?;
+        Ok(interrupt)
+    }
+
+    /// The flag for a context.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.flag.clone()
+    }
+
+    /// Runs `work`, during which Ctrl-C sets the flag instead of ending the program.
+    pub fn during<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.flag.store(false, Ordering::Relaxed);
+        self.armed.store(true, Ordering::Relaxed);
+        let result = work();
+        self.armed.store(false, Ordering::Relaxed);
+        result
+    }
+
+    /// Stops the work that is running, as Ctrl-C would.
+    pub fn stop(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The model that the flags name, loaded.
+pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
+    stepflow::llama::set_verbose(args.verbose);
+    let path = model_path(args)?;
+    let params = ModelParams { n_gpu_layers: args.n_gpu_layers, mmap: !args.no_mmap, mlock: args.mlock };
+    Ok(Arc::new(Model::load(&path, &params)?))
+}
+
+fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    match (&args.model, &args.hf_repo) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Some(reference)) => download::fetch(&reference.parse()?, args.hf_file.as_deref(), args.offline),
+        (None, None) => bail!("no model given: name a GGUF file with -m, or a repository with -hf"),
+    }
+}
+
+/// The context that the flags describe.
+pub fn context_params(args: &ContextArgs, interrupt: &Interrupt) -> ContextParams {
+    let default = ContextParams::default();
+    // As in llama.cpp, 0 and less mean all there are.
+    let positive = |threads: Option<i32>| threads.filter(|&n| n > 0);
+    let n_threads = positive(args.threads).unwrap_or(default.n_threads);
+    ContextParams {
+        n_ctx: args.ctx_size,
+        n_batch: args.batch_size,
+        n_ubatch: args.ubatch_size.min(args.batch_size),
+        n_sequences: 1,
+        n_threads,
+        n_threads_batch: positive(args.threads_batch).unwrap_or(n_threads),
+        flash_attention: flash_attention(args.flash_attn),
+        type_k: args.cache_type_k,
+        type_v: args.cache_type_v,
+        interrupt: Some(interrupt.flag()),
+    }
+}
+
+/// Flash attention as llama.cpp understands the switch.
+pub fn flash_attention(switch: Switch) -> FlashAttention {
+    match switch {
+        Switch::On => FlashAttention::On,
+        Switch::Off => FlashAttention::Off,
+        Switch::Auto => FlashAttention::Auto,
+    }
+}
+
+/// The repairs that the flags turn on, all numbers checked.
+pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+    let config = all_repairs(args)?;
+    Ok(StepFlowConfig {
+        oeb: config.oeb.filter(|_| args.stepflow || args.oeb),
+        smi: config.smi.filter(|_| args.stepflow || args.smi),
+    })
+}
+
+/// Both repairs at the settings of the flags, whether they are turned on or not.
+pub fn all_repairs(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+    let oeb = OebConfig { layers: args.oeb_layers.clone(), tau_max: args.tau_max };
+    let smi = SmiConfig { layers: args.smi_layers.clone(), alpha: args.alpha, window: args.smi_window };
+    let config = StepFlowConfig { oeb: Some(oeb), smi: Some(smi) };
+    config.validate().map_err(stepflow::engine::EngineError::from)?;
+    Ok(config)
+}
+
+/// The session that the flags describe. Says so on stderr when StepFlow overrules a flag.
+pub fn session_params(
+    context: &ContextArgs,
+    stepflow: &StepFlowArgs,
+    lora: Option<&Path>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<SessionParams> {
+    let config = stepflow_config(stepflow)?;
+    if config.is_on() && context.flash_attn == Switch::On {
+        eprintln!("stepflow: flash attention is off: StepFlow works on the softmax, which flash attention never forms");
+    }
+    Ok(SessionParams {
+        context: context_params(context, interrupt),
+        stepflow: config,
+        family: stepflow.family,
+        think_start: stepflow.think_start.clone(),
+        think_end: stepflow.think_end.clone(),
+        lora: lora.map(Path::to_owned),
+    })
+}
+
+/// The sampler chain: what the flags say, else what the model recommends, else llama.cpp's defaults.
+pub fn sampling_params(args: &SamplingArgs, model: &Model) -> anyhow::Result<SamplingParams> {
+    let mut params = SamplingParams::of_model(model.metadata());
+    macro_rules! take {
+        ($($field:ident),*) => { $( if let Some(value) = args.$field { params.$field = value; } )* };
+    }
+    take!(temp, top_k, top_p, min_p, repeat_last_n, repeat_penalty, presence_penalty, frequency_penalty);
+    take!(dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n);
+    if let Some(samplers) = &args.samplers {
+        params.samplers = samplers.0.clone();
+    }
+    if !args.dry_sequence_breaker.is_empty() {
+        params.dry_sequence_breakers =
+            args.dry_sequence_breaker.iter().filter(|text| *text != "none").map(|text| input::unescape(text)).collect();
+    }
+    params.seed = args.seed.and_then(|seed| u32::try_from(seed).ok()).filter(|&seed| seed != u32::MAX);
+    let numbers = [
+        ("temp", params.temp),
+        ("top-p", params.top_p),
+        ("min-p", params.min_p),
+        ("repeat-penalty", params.repeat_penalty),
+        ("presence-penalty", params.presence_penalty),
+        ("frequency-penalty", params.frequency_penalty),
+        ("dry-multiplier", params.dry_multiplier),
+        ("dry-base", params.dry_base),
+    ];
+    if let Some((name, value)) = numbers.iter().find(|(_, value)| !value.is_finite()) {
+        bail!("--{name}: expected a finite number, found {value}");
+    }
+    if !(params.repeat_penalty > 0.0) {
+        bail!("--repeat-penalty: expected a number above 0, found {}", params.repeat_penalty);
+    }
+    Ok(params)
+}
+
+/// The chat template: the flags', else the model's, else ChatML.
+pub fn chat_template(args: &ConversationArgs, model: &Model) -> anyhow::Result<ChatTemplate> {
+    let file = args.chat_template_file.as_deref().map(input::read_text).transpose()?;
+    let source = args.chat_template.as_deref().or(file.as_deref()).or(model.chat_template());
+    let text = |token: Option<stepflow::llama::Token>| {
+        token.map(|token| String::from_utf8_lossy(&model.piece(token)).into_owned()).unwrap_or_default()
+    };
+    let kwargs = input::template_kwargs(args.chat_template_kwargs.as_deref())?;
+    Ok(ChatTemplate::new(source, text(model.bos()), text(model.eos()), kwargs)?)
+}

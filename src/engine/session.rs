@@ -1,0 +1,370 @@
+//! A session: one sequence in one context, from prompt to tokens, with StepFlow inside.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::llama::{Adapter, Batch, Context, ContextParams, FlashAttention, Hook, LlamaError, Model, Row, Token};
+use crate::stepflow::{ConfigError, StepFlowConfig};
+use crate::trace::{Family, Markers, Segment, TraceFile, TraceToken, Tracked, Tracker};
+
+use super::answer::Answer;
+use super::{Control, Event, Finish, Prompt, Repair, Request, Sampler, Summary};
+
+/// What a session is made of.
+#[derive(Debug, Clone, Default)]
+pub struct SessionParams {
+    /// The context. With StepFlow on, flash attention is turned off.
+    pub context: ContextParams,
+    /// The repairs.
+    pub stepflow: StepFlowConfig,
+    /// How the model marks its segments; detected where not given.
+    pub family: Option<Family>,
+    /// Text that opens thinking, in place of the family's.
+    pub think_start: Option<String>,
+    /// Text that closes thinking, in place of the family's.
+    pub think_end: Option<String>,
+    /// LoRA adapter to apply.
+    pub lora: Option<PathBuf>,
+}
+
+/// Why a session could not be made or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// llama.cpp failed.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// StepFlow has no place to work in this model.
+    #[error("StepFlow cannot work here: {0}")]
+    NotHookable(String),
+    /// The prompt does not fit.
+    #[error("the prompt has {n_prompt} tokens and the context holds {n_ctx}; use a larger -c")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// Tokens that fit.
+        n_ctx: usize,
+    },
+    /// There is nothing to go on from.
+    #[error("the prompt is empty; give one with -p, -f or on stdin")]
+    EmptyPrompt,
+}
+
+/// One sequence in one context.
+pub struct Session {
+    context: Context,
+    tracker: Tracker,
+    /// Every token of the sequence; the cache holds the first `n_decoded` of them.
+    tokens: Vec<Token>,
+    n_decoded: usize,
+    family: Family,
+    family_found: bool,
+    markers: Markers,
+    control: Option<Control>,
+    // Dropped after the context that uses it.
+    _adapter: Option<Adapter>,
+}
+
+impl Session {
+    /// Makes a session of `model`. A LoRA adapter needs a model that no other session uses.
+    ///
+    /// # Errors
+    /// When a setting is wrong, StepFlow is on and the model offers it no place, or llama.cpp fails.
+    pub fn new(mut model: Arc<Model>, params: &SessionParams) -> Result<Self, EngineError> {
+        let (family, family_found, markers) = markers(&model, params);
+        let mut adapter = load_adapter(&mut model, params)?;
+        let mut context = params.context.clone();
+        let mut hook: Option<Box<dyn Hook>> = None;
+        let mut control = None;
+        if params.stepflow.is_on() {
+            check_hookable(&model, &params.context)?;
+            context.flash_attention = FlashAttention::Off;
+            let repair = Repair::new(&params.stepflow, model.n_layer(), context.n_threads.max(1) as usize)?;
+            control = Some(repair.control());
+            hook = Some(Box::new(repair));
+        }
+        let mut context = Context::new(model, &context, hook)?;
+        if let Some(adapter) = &mut adapter {
+            context.set_adapter(adapter)?;
+        }
+        Ok(Self {
+            context,
+            tracker: Tracker::new(markers.clone()),
+            tokens: Vec::new(),
+            n_decoded: 0,
+            family,
+            family_found,
+            markers,
+            control,
+            _adapter: adapter,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        self.context.model()
+    }
+
+    /// Tokens that fit.
+    pub fn n_ctx(&self) -> usize {
+        self.context.n_ctx()
+    }
+
+    /// How the model marks its segments, and whether that was given or found in the model rather than assumed.
+    pub fn family(&self) -> (Family, bool) {
+        (self.family, self.family_found)
+    }
+
+    /// The markers in use.
+    pub fn markers(&self) -> &Markers {
+        &self.markers
+    }
+
+    /// The switch and the statistics of StepFlow, if it is part of this session.
+    pub fn stepflow(&self) -> Option<&Control> {
+        self.control.as_ref()
+    }
+
+    /// Runs one token through the model and forgets it: pages the weights in, and finds out whether StepFlow has a
+    /// place in the graph.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn warm_up(&mut self) -> Result<(), EngineError> {
+        let model = self.model();
+        let token = model.bos().or(model.eos()).unwrap_or(Token(0));
+        let tracked = Tracked { segment: Segment::Question, step_start: None };
+        self.decode(vec![row(token, 0, &tracked, true)])?;
+        self.context.truncate(0, 0);
+        self.n_decoded = 0;
+        Ok(())
+    }
+
+    /// Tokens of a rendered prompt, and how many of them come before its opening.
+    pub fn tokenize(&self, prompt: &Prompt) -> (Vec<Token>, usize) {
+        let model = self.model();
+        let text = format!("{}{}", prompt.conversation, prompt.opening);
+        // A template writes the first token itself; adding it again would double it.
+        let bos = model.bos().map(|bos| model.piece(bos)).unwrap_or_default();
+        let written = !bos.is_empty() && text.as_bytes().starts_with(&bos);
+        let tokens = model.tokenize(&text, !written, true);
+        let added = usize::from(!written && model.adds_bos() && tokens.first().copied() == model.bos());
+        let mut bytes = 0;
+        let before_opening = tokens.iter().skip(added).take_while(|&&token| {
+            bytes += model.piece(token).len();
+            bytes <= prompt.conversation.len()
+        });
+        let question = if prompt.conversation.is_empty() { 0 } else { before_opening.count() + added };
+        (tokens, question)
+    }
+
+    /// Generates an answer. What the cache holds already of the conversation is not decoded again.
+    ///
+    /// # Errors
+    /// When the prompt is empty or too long, or decoding fails. A full context or an interruption is no error: see
+    /// [`Summary::finish`].
+    pub fn generate(
+        &mut self,
+        request: &Request<'_>,
+        sampler: &mut Sampler,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Summary, EngineError> {
+        let (n_prompt, n_ctx) = (request.tokens.len(), self.n_ctx());
+        if n_prompt == 0 {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if n_prompt > n_ctx {
+            return Err(EngineError::PromptTooLong { n_prompt, n_ctx });
+        }
+        let started = Instant::now();
+        let cached = self.reuse(request);
+        let mut summary = Summary {
+            finish: Finish::Interrupted,
+            n_prompt: n_prompt - cached,
+            prompt_time: Duration::ZERO,
+            n_generated: [0; 3],
+            generation_time: Duration::ZERO,
+        };
+        request.tokens.iter().for_each(|&token| sampler.accept(token));
+        let decoded = self.decode_prompt(request, cached, on_event);
+        summary.prompt_time = started.elapsed();
+        let last_row = match decoded {
+            Err(EngineError::Llama(LlamaError::Interrupted)) => return Ok(summary),
+            decoded => decoded?,
+        };
+        let started = Instant::now();
+        let finish = self.decode_answer(request, sampler, last_row, &mut summary.n_generated, on_event);
+        summary.generation_time = started.elapsed();
+        summary.finish = match finish {
+            Err(EngineError::Llama(LlamaError::Interrupted)) => Finish::Interrupted,
+            Err(EngineError::Llama(LlamaError::ContextFull { .. })) => Finish::ContextFull,
+            finish => finish?,
+        };
+        Ok(summary)
+    }
+
+    /// The sequence so far, with its segments and steps.
+    pub fn trace(&self) -> TraceFile {
+        let model = self.model();
+        let name = model.metadata().str("general.name").unwrap_or_default();
+        let file = model.path().file_name().unwrap_or_default().to_string_lossy();
+        let about = serde_json::json!({
+            "name": name,
+            "file": file,
+            "architecture": model.metadata().architecture().unwrap_or_default(),
+            "description": model.description(),
+        });
+        let labelled = self.tokens.iter().zip(self.tracker.segments());
+        TraceFile {
+            model: about.as_object().cloned().unwrap_or_default(),
+            family: self.family,
+            markers: self.markers.clone(),
+            tokens: labelled
+                .map(|(&token, &segment)| TraceToken { id: token.0, piece: model.piece(token), segment })
+                .collect(),
+            steps: self.tracker.steps(),
+        }
+    }
+
+    /// Keeps what cache and request have in common, up to the opening of the answer. Returns its length.
+    fn reuse(&mut self, request: &Request<'_>) -> usize {
+        let common = self.tokens.iter().zip(&request.tokens).take_while(|(a, b)| a == b).count();
+        let mut kept = common.min(request.question).min(request.tokens.len() - 1).min(self.n_decoded);
+        if kept < self.n_decoded && !self.context.truncate(0, kept) {
+            // A recurrent state cannot go back.
+            self.context.truncate(0, 0);
+            kept = 0;
+        }
+        self.n_decoded = kept;
+        self.tokens.truncate(kept);
+        self.tracker.truncate(kept);
+        kept
+    }
+
+    /// Decodes the rest of the prompt. Returns the row of its last token in the last batch.
+    fn decode_prompt(
+        &mut self,
+        request: &Request<'_>,
+        cached: usize,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<usize, EngineError> {
+        let total = request.tokens.len();
+        let mut rows = Vec::with_capacity(total - cached);
+        for (position, &token) in request.tokens.iter().enumerate().skip(cached) {
+            if position == request.question {
+                self.tracker.new_turn();
+                self.context.relabel(0, Segment::Question);
+            }
+            let mut tracked = self.tracker.push(&self.context.model().piece(token), false);
+            if position < request.question {
+                // Markers of earlier answers, if the template repeats them, do not count for this one.
+                tracked = Tracked { segment: Segment::Question, step_start: None };
+            }
+            rows.push(row(token, position, &tracked, position + 1 == total));
+        }
+        self.tokens.extend_from_slice(&request.tokens[cached..]);
+        on_event(Event::Prompt { done: cached, total });
+        let mut last_row = 0;
+        for rows in rows.chunks(self.context.max_batch()) {
+            self.decode(rows.to_vec())?;
+            last_row = rows.len() - 1;
+            on_event(Event::Prompt { done: self.n_decoded, total });
+        }
+        Ok(last_row)
+    }
+
+    fn decode_answer(
+        &mut self,
+        request: &Request<'_>,
+        sampler: &mut Sampler,
+        mut last_row: usize,
+        n_generated: &mut [usize; 3],
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Finish, EngineError> {
+        let mut answer = Answer::new(request, self.markers.think_end.clone());
+        for _ in 0..request.max_tokens.unwrap_or(usize::MAX) {
+            let thinking = self.tracker.next_segment() == Segment::Thinking;
+            let forced = answer.forced_token(thinking, n_generated[Segment::Thinking as usize], self.context.model());
+            let token = forced.unwrap_or_else(|| sampler.sample(&self.context, last_row));
+            if forced.is_some() {
+                sampler.accept(token);
+            }
+            if self.model().is_end(token) {
+                return Ok(Finish::Stop);
+            }
+            let position = self.n_decoded;
+            if position >= self.n_ctx() {
+                return Ok(Finish::ContextFull);
+            }
+            let piece = self.model().piece(token);
+            let tracked = self.tracker.push(&piece, true);
+            self.tokens.push(token);
+            n_generated[tracked.segment as usize] += 1;
+            answer.report(token, &piece, &tracked, self.model().is_control(token), on_event);
+            if answer.stops(&piece) {
+                return Ok(Finish::Stop);
+            }
+            self.decode(vec![row(token, position, &tracked, true)])?;
+            last_row = 0;
+        }
+        Ok(Finish::Length)
+    }
+
+    fn decode(&mut self, rows: Vec<Row>) -> Result<(), EngineError> {
+        let batch = Batch { rows };
+        self.context.decode(&batch)?;
+        self.n_decoded += batch.rows.len();
+        if self.control.is_some() && self.context.offered().iter().all(|(_, attention, _)| !attention) {
+            let reason = "its graph has no softmax over cached keys (a recurrent or unusual architecture)";
+            return Err(EngineError::NotHookable(reason.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The row of a tracked token in sequence 0.
+fn row(token: Token, position: usize, tracked: &Tracked, logits: bool) -> Row {
+    let previous_step = tracked.step_start.as_ref().map(|start| start.previous.clone());
+    Row { token, position, sequence: 0, segment: tracked.segment, previous_step, logits }
+}
+
+/// The family, whether it was given or found, and the markers.
+fn markers(model: &Model, params: &SessionParams) -> (Family, bool, Markers) {
+    if params.think_start.is_some() || params.think_end.is_some() {
+        let base = params.family.unwrap_or(Family::Custom).markers();
+        let think_start = params.think_start.clone().or(base.think_start);
+        let think_end = params.think_end.clone().unwrap_or(base.think_end);
+        return (params.family.unwrap_or(Family::Custom), true, Markers { think_start, think_end });
+    }
+    let detect = || Family::detect(|text| model.token_of(text).is_some(), model.chat_template());
+    match params.family.or_else(detect) {
+        Some(family) => (family, true, family.markers()),
+        None => (Family::Implicit, false, Family::Implicit.markers()),
+    }
+}
+
+fn load_adapter(model: &mut Arc<Model>, params: &SessionParams) -> Result<Option<Adapter>, EngineError> {
+    let Some(path) = &params.lora else { return Ok(None) };
+    let Some(model) = Arc::get_mut(model) else {
+        let reason = "another session uses the model; load it once more".to_owned();
+        return Err(LlamaError::Adapter { path: path.clone(), reason }.into());
+    };
+    Ok(Some(model.load_adapter(path)?))
+}
+
+/// What can be told before the first decode.
+fn check_hookable(model: &Model, context: &ContextParams) -> Result<(), EngineError> {
+    let reason = if model.is_recurrent() {
+        "the model keeps a recurrent state and has no attention over earlier tokens"
+    } else if model.has_encoder() {
+        "the model has an encoder, and StepFlow is made for decoders"
+    } else if !context.type_v.is_float() {
+        "a quantized V cache needs flash attention, which StepFlow does without; use -ctv f16"
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::NotHookable(reason.to_owned()))
+}
