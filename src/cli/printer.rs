@@ -105,8 +105,8 @@ impl<'a, W: Write> Printer<'a, W> {
     }
 
     fn step_starts(&mut self, number: usize) -> io::Result<()> {
-        match self.style.color {
-            true if self.style.apart => write!(self.out, "{RESET}{STEP}[{number}]{RESET}{DIM}"),
+        match self.style.color && self.style.apart {
+            true => write!(self.out, "{RESET}{STEP}[{number}]{RESET}{DIM}"),
             false => Ok(()),
         }
     }
