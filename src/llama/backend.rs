@@ -19,7 +19,8 @@ pub(super) fn backend() -> &'static LlamaBackend {
     BACKEND.get_or_init(|| {
         // SAFETY: `on_log` is a function for the whole life of the process and uses no user data.
         unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
-        LlamaBackend::init().expect("nothing else in this process initialises llama.cpp")
+        // Whoever initialised it before us, through llama-cpp-2, has left it ready.
+        LlamaBackend::init().unwrap_or(LlamaBackend {})
     })
 }
 

@@ -64,6 +64,11 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
+    /// The same, borrowed for a shorter time: what a hook passes on to another hook.
+    pub fn reborrow(&mut self) -> Attention<'_> {
+        Attention { probs: &mut *self.probs, mask: self.mask.clone(), ..*self }
+    }
+
     /// Whether `row` may see the key in `cell`.
     pub fn visible(&self, row: usize, cell: usize) -> bool {
         self.mask.visible(row, cell)
@@ -101,6 +106,11 @@ pub struct HeadOutput<'a> {
 }
 
 impl HeadOutput<'_> {
+    /// The same, borrowed for a shorter time: what a hook passes on to another hook.
+    pub fn reborrow(&mut self) -> HeadOutput<'_> {
+        HeadOutput { output: &mut *self.output, values: self.values.clone(), mask: self.mask.clone(), ..*self }
+    }
+
     /// Whether `row` may see the value in `cell`.
     pub fn visible(&self, row: usize, cell: usize) -> bool {
         self.mask.visible(row, cell)

@@ -135,6 +135,7 @@ fn is_float(kind: sys::ggml_type) -> bool {
 }
 
 /// The attention mask of a micro-batch: which cells each row may see.
+#[derive(Clone)]
 pub struct Mask<'g> {
     bytes: Cow<'g, [u8]>,
     kind: sys::ggml_type,
@@ -163,6 +164,7 @@ impl<'g> Mask<'g> {
 }
 
 /// The V cache of one layer.
+#[derive(Clone)]
 pub struct Values<'g> {
     bytes: Cow<'g, [u8]>,
     kind: sys::ggml_type,
