@@ -223,6 +223,18 @@ fn every_architecture_and_type_agrees_with_the_oracle() {
     }
 }
 
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, e| if e <= worst { worst } else { e })
+}
+
+fn batch_noise(model: &Arc<Model>, rows: &[Row]) -> f32 {
+    let [one, two] = [1, 2].map(|n| {
+        let mut context = Context::new(model.clone(), &params(None, 64), None).unwrap();
+        decode(&mut context, rows, n)
+    });
+    one.iter().zip(&two).map(|(a, b)| largest_difference(a, b)).fold(0.0, f32::max)
+}
+
 #[test]
 fn two_sequences_side_by_side_give_what_each_gives_alone() {
     for arch in Arch::ALL {
@@ -233,6 +245,8 @@ fn two_sequences_side_by_side_give_what_each_gives_alone() {
             let (mut context, control, _) = checked(&model, &params(None, 64));
             (decode(&mut context, rows, 1), control.stats().total())
         });
+        // What another batch size alone changes, without StepFlow: rounding, and for gemma3 llama.cpp's GELU table.
+        let noise = batch_noise(&model, &first);
         // Interleaved token by token, the second one five tokens late.
         let mut mixed = Vec::new();
         for i in 0..first.len() + 5 {
@@ -244,10 +258,8 @@ fn two_sequences_side_by_side_give_what_each_gives_alone() {
         for (row, logits) in mixed.iter().zip(&logits) {
             let what = format!("{arch:?}, sequence {}, position {}", row.sequence, row.position);
             let expected = &alone[row.sequence as usize].0[row.position];
-            let worst = logits.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let size = expected.iter().fold(0.0f32, |size, x| size.max(x.abs()));
-            // Another batch size sums in another order: float32 rounding, carried through eight layers.
-            assert!(worst <= 1e-4 * size, "{what}: {worst} of {size}");
+            let worst = largest_difference(logits, expected);
+            assert!(worst <= 4.0 * noise, "{what}: {worst}, batch noise {noise}");
         }
         let (mixed, sum) = (control.stats().total(), alone[0].1.rows_seen + alone[1].1.rows_seen);
         assert_eq!(mixed.rows_seen, sum, "{arch:?}");
