@@ -1,11 +1,11 @@
 //! The GGUF reader and writer: what is written is read, and no malformed file gets past or brings the program down.
 
+mod common;
 mod tiny;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::CStr;
-use std::path::PathBuf;
 
 use proptest::prelude::*;
 use stepflow::gguf::{Array, GgmlType, Gguf, GgufError, GgufWriter, Value};
@@ -157,25 +157,9 @@ fn tiny_models_are_described() {
     assert_eq!((experts.dims.as_slice(), experts.ty), (&[256, 256, 4][..], GgmlType::Q4_K));
 }
 
-/// The real model the tests use where it is there.
-fn smollm2() -> Option<PathBuf> {
-    let path = std::env::var_os("STEPFLOW_SMOLLM2").map(PathBuf::from).or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(cache.join("stepflow/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    });
-    let path = path.filter(|path| path.exists());
-    if path.is_none() {
-        let reason = "no SmolLM2-135M-Instruct.Q4_1.gguf; give its path in STEPFLOW_SMOLLM2";
-        assert!(std::env::var("STEPFLOW_REQUIRE_ALL").as_deref() != Ok("1"), "{reason}");
-        eprintln!("skipped: {reason}");
-    }
-    path
-}
-
 #[test]
 fn a_real_model_is_described() {
-    let Some(path) = smollm2() else { return };
+    let Some(path) = common::smollm2() else { return };
     let gguf = Gguf::open(path).unwrap();
     gguf.check_loadable().unwrap();
     assert_eq!(gguf.architecture(), Some("llama"));

@@ -66,7 +66,7 @@ impl Case {
 fn nll_vectors() {
     let Some(path) = common::smollm2() else { return };
     let model = Arc::new(Model::load(&tiny::dequantize::dequantized(&path), &ModelParams::default()).unwrap());
-    for file in common::vectors::<File>("nll_smollm2_f32") {
+    for file in common::vectors::<File>("nll") {
         for (name, case) in &file.cases {
             for (arm, config, expected, active) in case.arms() {
                 for n_ubatch in [1, 7, 64, 512] {

@@ -1,6 +1,8 @@
 //! The trace module against the vectors of the authors' trackers, and its laws on random text.
 
-use std::{fs, ops::Range, path::PathBuf};
+mod common;
+
+use std::ops::Range;
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -30,18 +32,6 @@ fn markers_of(family: &str) -> Markers {
     }
 }
 
-fn vector_files() -> Vec<PathBuf> {
-    let folder = std::env::var_os("STEPFLOW_VECTORS").map_or_else(|| "tests/vectors".into(), PathBuf::from);
-    let is_steps = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| {
-            let name = name.to_string_lossy();
-            name.starts_with("steps") && name.ends_with(".json")
-        })
-    };
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    entries.map(|entry| entry.unwrap().path()).filter(is_steps).collect()
-}
-
 /// Segments and step starts ([position, window start, window end]) of a sequence.
 fn track(tracker: &mut Tracker, pieces: &[String], prompt_tokens: usize, window: usize) -> (Vec<u8>, Vec<[usize; 3]>) {
     let mut segments = Vec::new();
@@ -59,14 +49,11 @@ fn track(tracker: &mut Tracker, pieces: &[String], prompt_tokens: usize, window:
 
 #[test]
 fn steps_vectors() {
-    let files = vector_files();
-    assert!(!files.is_empty(), "no steps*.json: set STEPFLOW_VECTORS to the folder that holds them");
-    for file in files {
-        let vectors: Vectors = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    for vectors in common::vectors::<Vectors>("steps") {
         for case in vectors.cases {
             let mut tracker = Tracker::new(markers_of(&case.family));
             let (segments, starts) = track(&mut tracker, &case.pieces, case.prompt_tokens, case.window);
-            let name = format!("{}: {} ({}, window {})", file.display(), case.name, case.family, case.window);
+            let name = format!("{} ({}, window {})", case.name, case.family, case.window);
             assert_eq!(segments, case.segments, "{name}");
             assert_eq!(starts, case.step_starts, "{name}");
             assert_partition(&tracker);

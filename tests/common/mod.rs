@@ -1,6 +1,7 @@
 //! What several test files need: real models, vectors, and skips that can be seen.
 #![allow(dead_code)]
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -11,7 +12,8 @@ pub fn skip(reason: &str) {
         std::env::var_os("STEPFLOW_REQUIRE_ALL").is_none(),
         "skipped although STEPFLOW_REQUIRE_ALL is set: {reason}"
     );
-    eprintln!("SKIPPED: {reason}");
+    // Not eprintln: the test harness would keep that to itself.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }
 
 /// SmolLM2-135M-Instruct Q4_1 as scripts/fetch-smollm2 leaves it, or a visible skip.
