@@ -32,6 +32,9 @@ struct Case {
     active_stepflow: (u64, u64),
 }
 
+/// Name, configuration, expected scores, expected rows bridged and seen.
+type Arm<'a> = (&'static str, StepFlowConfig, &'a [f64], (u64, u64));
+
 impl Case {
     fn rows(&self) -> Vec<Row> {
         let segment = |s: u8| [Segment::Question, Segment::Thinking, Segment::Summary][s as usize];
@@ -46,8 +49,7 @@ impl Case {
         self.ids.iter().enumerate().map(row).collect()
     }
 
-    /// What the arms expect: configuration, scores, rows bridged and seen.
-    fn arms(&self) -> [(&'static str, StepFlowConfig, &[f64], (u64, u64)); 4] {
+    fn arms(&self) -> [Arm<'_>; 4] {
         let oeb = OebConfig { layers: LayerSelection::Ranges(vec![self.oeb_layers]), ..OebConfig::default() };
         // The window is already in the step starts.
         let layers = LayerSelection::Ranges(vec![self.smi_layers]);

@@ -124,7 +124,7 @@ mod tests {
             let mut probs = softmax(&logits, sink);
             let before = probs.clone();
             if bridge_row(&mut probs, &groups, tau_max, sink.is_some()) {
-                let mut ratio = |g: Group| {
+                let ratio = |g: Group| {
                     let at = groups.iter().position(|&x| x == Some(g));
                     at.map_or(1.0, |at| probs[at] / before[at])
                 };
