@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stepflow::engine::SamplerKind;
 use stepflow::llama::CacheType;
@@ -61,7 +62,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE", env = "LLAMA_ARG_HF_FILE", requires = "hf_repo")]
     pub hf_file: Option<String>,
     /// Use only what is already downloaded.
-    #[arg(long, env = "LLAMA_ARG_OFFLINE")]
+    #[arg(long, env = "LLAMA_ARG_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
     /// LoRA adapter to apply.
     #[arg(long, value_name = "FNAME")]
@@ -77,7 +78,7 @@ pub struct ModelArgs {
     #[arg(value_parser = gpu_layers)]
     pub n_gpu_layers: u32,
     /// Keep the model in RAM.
-    #[arg(long, env = "LLAMA_ARG_MLOCK")]
+    #[arg(long, env = "LLAMA_ARG_MLOCK", value_parser = BoolishValueParser::new())]
     pub mlock: bool,
     /// Read the model instead of mapping it.
     #[arg(long)]
@@ -299,7 +300,7 @@ pub struct ConversationArgs {
     #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
     pub chat_template_kwargs: Option<String>,
     /// Jinja templates; always on.
-    #[arg(long, env = "LLAMA_ARG_JINJA")]
+    #[arg(long, env = "LLAMA_ARG_JINJA", value_parser = BoolishValueParser::new())]
     pub jinja: bool,
     /// `none` shows thinking as the model writes it; the others set it apart.
     #[arg(long, value_name = "FORMAT", default_value = "auto", env = "LLAMA_ARG_THINK")]
