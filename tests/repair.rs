@@ -354,3 +354,16 @@ fn a_failing_hook_ends_the_decode_and_leaves_the_context_usable() {
         }
     }
 }
+
+#[test]
+fn a_recurrent_model_runs_plain_and_refuses_stepflow() {
+    use stepflow::engine::{EngineError, Session, SessionParams};
+    let model = load(&tiny::tiny(Arch::Mamba, WeightType::F32));
+    let context = params(None, 64);
+    let mut session =
+        Session::new(model.clone(), &SessionParams { context: context.clone(), ..Default::default() }).unwrap();
+    session.warm_up().unwrap();
+    let params = SessionParams { context, stepflow: StepFlowConfig::paper(), ..Default::default() };
+    let error = Session::new(model, &params).err().unwrap();
+    assert!(matches!(&error, EngineError::NotHookable(why) if why.contains("recurrent")), "{error}");
+}

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use stepflow::engine::{ChatTemplate, Finish, Message, Request, Sampler, Session, SessionParams, Summary};
+use stepflow::engine::{
+    ChatTemplate, Finish, Message, Request, Sampler, SamplingParams, Session, SessionParams, Summary,
+};
 use stepflow::llama::Model;
 
 use super::args::{ChatArgs, ReasoningFormat, Switch};
@@ -44,7 +46,7 @@ struct Chat<'a> {
     session: Session,
     params: SessionParams,
     template: ChatTemplate,
-    sampler: Sampler,
+    sampling: SamplingParams,
     messages: Vec<Message>,
     /// Files read with /read, to go in front of the next message.
     attached: String,
@@ -57,7 +59,7 @@ impl<'a> Chat<'a> {
         let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
         let model = setup::load_model(&args.model)?;
         let template = setup::chat_template(&args.conversation, &model)?;
-        let sampler = Sampler::new(&setup::sampling_params(&args.sampling, &model)?, &model);
+        let sampling = setup::sampling_params(&args.sampling, &model)?;
         let system = input::system_prompt(&args.conversation)?;
         let mut session = Session::new(model, &params)?;
         if !args.conversation.no_warmup {
@@ -66,7 +68,7 @@ impl<'a> Chat<'a> {
         report::say_family(&session);
         let style = style(args, &session);
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        Ok(Self { args, session, params, template, sampler, messages, attached: String::new(), style, interrupt })
+        Ok(Self { args, session, params, template, sampling, messages, attached: String::new(), style, interrupt })
     }
 
     /// Shows what was asked, where a person would otherwise not see it.
@@ -94,8 +96,9 @@ impl<'a> Chat<'a> {
             reasoning_budget: limit(self.args.conversation.reasoning_budget),
             stop: &self.args.conversation.reverse_prompt,
         };
-        let (message, summary) =
-            generate(&mut self.session, &request, &mut self.sampler, &self.style, &self.interrupt)?;
+        // A sampler of its own for each answer: what earlier ones repeated is no reason for a penalty here.
+        let mut sampler = Sampler::new(&self.sampling, self.session.model());
+        let (message, summary) = generate(&mut self.session, &request, &mut sampler, &self.style, &self.interrupt)?;
         self.messages.push(message);
         report::timings(&summary);
         if summary.finish == Finish::ContextFull {

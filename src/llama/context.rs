@@ -206,6 +206,7 @@ impl Context {
     fn create(model: &Model, raw: LlamaContextParams, n_ctx: u32) -> Result<LlamaContext<'static>, LlamaError> {
         let _one_at_a_time = model.creating.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         take_complaint();
+        let n_ctx = if n_ctx == 0 { model.n_ctx_train() } else { n_ctx };
         let inner = model.inner.new_context(backend(), raw).map_err(|error| LlamaError::Context {
             n_ctx,
             reason: take_complaint().unwrap_or_else(|| error.to_string()),

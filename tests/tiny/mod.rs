@@ -22,6 +22,10 @@ const EXPERTS_USED: u32 = 2;
 /// Small, so that the window matters in short texts.
 const SLIDING_WINDOW: u32 = 8;
 
+const SSM_KERNEL: u64 = 4;
+const SSM_STATE: u64 = 16;
+const SSM_RANK: u64 = 16;
+
 /// Part of the name of the cached files; raise it when anything written changes.
 const EDITION: u32 = 1;
 
@@ -33,9 +37,12 @@ pub enum Arch {
     Qwen3,
     GptOss,
     Gemma3,
+    /// Recurrent: there is no attention to hook.
+    Mamba,
 }
 
 impl Arch {
+    /// The ones with attention.
     pub const ALL: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::GptOss, Arch::Gemma3];
 
     pub fn name(self) -> &'static str {
@@ -45,6 +52,7 @@ impl Arch {
             Arch::Qwen3 => "qwen3",
             Arch::GptOss => "gpt-oss",
             Arch::Gemma3 => "gemma3",
+            Arch::Mamba => "mamba",
         }
     }
 }
@@ -120,6 +128,9 @@ struct Model {
 
 impl Model {
     fn metadata(&mut self) {
+        if self.arch == Arch::Mamba {
+            return self.recurrent_metadata();
+        }
         self.set("general.architecture", self.arch.name());
         self.set("general.name", format!("tiny {}", self.arch.name()));
         self.set("general.file_type", self.ty.file_type());
@@ -152,9 +163,43 @@ impl Model {
         }
         self.norm("output_norm.weight", EMBEDDING);
         for layer in 0..LAYERS {
+            if self.arch == Arch::Mamba {
+                self.recurrence(layer);
+                continue;
+            }
             self.attention(layer);
             if self.arch == Arch::GptOss { self.experts(layer) } else { self.feed_forward(layer) }
         }
+    }
+
+    fn recurrent_metadata(&mut self) {
+        self.set("general.architecture", self.arch.name());
+        self.set("general.file_type", self.ty.file_type());
+        self.arch("context_length", 2048_u32);
+        self.arch("embedding_length", EMBEDDING as u32);
+        self.arch("block_count", LAYERS);
+        self.arch("feed_forward_length", 0_u32);
+        self.arch("attention.head_count", 0_u32);
+        self.arch("attention.layer_norm_rms_epsilon", 1e-6_f32);
+        self.arch("ssm.conv_kernel", SSM_KERNEL as u32);
+        self.arch("ssm.inner_size", 2 * EMBEDDING as u32);
+        self.arch("ssm.state_size", SSM_STATE as u32);
+        self.arch("ssm.time_step_rank", SSM_RANK as u32);
+    }
+
+    fn recurrence(&mut self, layer: u32) {
+        let name = |stem: &str| format!("blk.{layer}.{stem}");
+        let inner = 2 * EMBEDDING;
+        self.norm(&name("attn_norm.weight"), EMBEDDING);
+        self.matrix(&name("ssm_in.weight"), &[EMBEDDING, 2 * inner]);
+        self.floats(&name("ssm_conv1d.weight"), &[SSM_KERNEL, inner], 0.0, 0.5);
+        self.bias(&name("ssm_conv1d.bias"), &[inner]);
+        self.matrix(&name("ssm_x.weight"), &[inner, SSM_RANK + 2 * SSM_STATE]);
+        self.floats(&name("ssm_dt.weight"), &[SSM_RANK, inner], 0.0, 0.1);
+        self.bias(&name("ssm_dt.bias"), &[inner]);
+        self.floats(&name("ssm_a"), &[SSM_STATE, inner], -1.0, 0.1);
+        self.floats(&name("ssm_d"), &[inner], 1.0, 0.1);
+        self.matrix(&name("ssm_out.weight"), &[inner, EMBEDDING]);
     }
 
     fn attention(&mut self, layer: u32) {
