@@ -72,7 +72,7 @@ impl<'a, W: Write> Printer<'a, W> {
             return Err(error);
         }
         if self.style.apart && self.segment == Segment::Thinking {
-            self.end_thinking()?;
+            write!(self.out, "{}", if self.style.color { RESET } else { "\n[End thinking]" })?;
         }
         writeln!(self.out)?;
         self.out.flush()?;
