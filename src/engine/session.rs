@@ -255,8 +255,7 @@ impl Session {
         let mut rows = Vec::with_capacity(total - cached);
         for (position, &token) in request.tokens.iter().enumerate().skip(cached) {
             if position == request.question {
-                self.tracker.new_turn();
-                self.context.relabel(0, Segment::Question);
+                self.start_turn();
             }
             let mut tracked = self.tracker.push(&self.context.model().piece(token), false);
             if position < request.question {
@@ -264,6 +263,10 @@ impl Session {
                 tracked = Tracked { segment: Segment::Question, step_start: None };
             }
             rows.push(row(token, position, &tracked, position + 1 == total));
+        }
+        if request.question >= total {
+            // A template that opens no answer: the first generated token opens it.
+            self.start_turn();
         }
         self.tokens.extend_from_slice(&request.tokens[cached..]);
         on_event(Event::Prompt { done: cached, total });
@@ -274,6 +277,12 @@ impl Session {
             on_event(Event::Prompt { done: self.n_decoded, total });
         }
         Ok(last_row)
+    }
+
+    /// From here on it is the answer's turn: all before it is question.
+    fn start_turn(&mut self) {
+        self.tracker.new_turn();
+        self.context.relabel(0, Segment::Question);
     }
 
     fn decode_answer(
