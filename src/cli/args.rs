@@ -412,9 +412,11 @@ pub struct BenchArgs {
     pub threads: Option<i32>,
     /// Tokens submitted at once.
     #[arg(short, long, value_name = "N", default_value_t = 2048)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub batch_size: u32,
     /// Tokens computed at once [-ub].
     #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub ubatch_size: u32,
     /// Flash attention of the baseline [-fa]; off by default, as StepFlow needs it.
     #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "off", default_missing_value = "on")]

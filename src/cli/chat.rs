@@ -37,7 +37,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
         code = chat.converse(code)?;
     }
     report::save(&args.conversation, &chat.session)?;
-    report::warn_if_never_engaged(&chat.session);
+    report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
     Ok(code)
 }
 
@@ -65,7 +65,7 @@ impl<'a> Chat<'a> {
         if !args.conversation.no_warmup {
             session.warm_up()?;
         }
-        report::say_family(&session);
+        report::say_family(session.stepflow(), session.family());
         let style = style(args, &session);
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
         Ok(Self { args, session, params, template, sampling, messages, attached: String::new(), style, interrupt })

@@ -22,7 +22,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if !args.conversation.no_warmup {
         session.warm_up()?;
     }
-    report::say_family(&session);
+    report::say_family(session.stepflow(), session.family());
     let limit = |n: i64| usize::try_from(n).ok();
     let request = Request {
         tokens: session.model().tokenize(&prompt, true, true),
@@ -41,6 +41,6 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
         eprintln!("stepflow: the context of {} tokens is full; use a larger -c", session.n_ctx());
     }
     report::save(&args.conversation, &session)?;
-    report::warn_if_never_engaged(&session);
+    report::warn_if_never_engaged(session.stepflow(), session.markers());
     Ok(exit::of_finish(summary.finish))
 }

@@ -9,13 +9,21 @@ use super::args::ConversationArgs;
 
 /// The first thing said, if flags, a file or a redirected stdin say it.
 pub fn first_prompt(args: &ConversationArgs) -> anyhow::Result<Option<String>> {
-    if let Some(prompt) = &args.prompt {
+    if args.simple_io && args.prompt.is_none() && args.file.is_none() {
+        return Ok(None);
+    }
+    text(args.prompt.as_deref(), args.file.as_deref())
+}
+
+/// The text of `-p`, of `-f`, or of a redirected stdin.
+pub fn text(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    if let Some(prompt) = prompt {
         return Ok(Some(unescape(prompt)));
     }
-    if let Some(path) = &args.file {
+    if let Some(path) = file {
         return read_text(path).map(Some);
     }
-    if args.simple_io || std::io::stdin().is_terminal() {
+    if std::io::stdin().is_terminal() {
         return Ok(None);
     }
     let mut bytes = Vec::new();

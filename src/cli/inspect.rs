@@ -1,4 +1,258 @@
-//! x
-pub fn run(_: &super::args::InspectArgs) -> anyhow::Result<u8> {
-    anyhow::bail!("x")
+//! `inspect`: what a model is, and what StepFlow would do in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use stepflow::engine::{self, EngineError, Repair, SessionParams};
+use stepflow::gguf::{Gguf, Value};
+use stepflow::llama::{Adapter, ContextParams, Model};
+use stepflow::stepflow::{LayerSelection, StepFlowConfig};
+use stepflow::trace::{Family, Markers};
+
+use super::args::{InspectArgs, StepFlowArgs};
+use super::{exit, output, setup};
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
+    let config = setup::repairs_or_all(&args.stepflow)?;
+    let mut model = setup::load_model(&args.model)?;
+    let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
+    let mut adapter = engine::load_adapter(&mut model, args.model.lora.as_deref())?;
+    let facts = Facts {
+        model: ModelFacts::new(&model),
+        thinking: Thinking::new(&model, &args.stepflow),
+        stepflow: StepFlow::new(&model, &repair, adapter.as_mut()),
+    };
+    output::write_result(None, |out| match args.json {
+        true => serde_json::to_writer_pretty(&mut *out, &facts).map_err(io::Error::from).and_then(|()| writeln!(out)),
+        false => facts.write_text(out),
+    })?;
+    Ok(exit::OK)
+}
+
+#[derive(Serialize)]
+struct Facts {
+    #[serde(flatten)]
+    model: ModelFacts,
+    #[serde(flatten)]
+    thinking: Thinking,
+    stepflow: StepFlow,
+}
+
+/// What the file says.
+#[derive(Serialize)]
+struct ModelFacts {
+    file: String,
+    name: Option<String>,
+    architecture: String,
+    description: String,
+    /// How many tensors there are of each type.
+    quantization: BTreeMap<String, usize>,
+    parameters: u64,
+    /// Of all tensors, in bytes.
+    size: u64,
+    layers: usize,
+    /// A number, or one for each layer.
+    heads: Json,
+    heads_kv: Json,
+    context_length: u32,
+    sliding_window: Option<u64>,
+    sinks: bool,
+    vocabulary: usize,
+    chat_template: Option<String>,
+    /// What the file recommends, by the names of its metadata.
+    sampling: Map<String, Json>,
+}
+
+impl ModelFacts {
+    fn new(model: &Model) -> Self {
+        let gguf = model.metadata();
+        let mut quantization = BTreeMap::new();
+        for tensor in gguf.tensors() {
+            *quantization.entry(format!("{:?}", tensor.ty)).or_default() += 1;
+        }
+        let heads = gguf.arch("attention.head_count").map_or(Json::Null, json);
+        Self {
+            file: model.path().display().to_string(),
+            name: gguf.str("general.name").map(str::to_owned),
+            architecture: gguf.architecture().unwrap_or_default().to_owned(),
+            description: model.description(),
+            quantization,
+            parameters: model.n_params(),
+            size: model.size(),
+            layers: model.n_layer(),
+            // As llama.cpp has it: without a number of its own, every head has its key.
+            heads_kv: gguf.arch("attention.head_count_kv").map_or(heads.clone(), json),
+            heads,
+            context_length: model.n_ctx_train(),
+            sliding_window: gguf.arch_u64("attention.sliding_window").filter(|&window| window > 0),
+            sinks: gguf.tensor("blk.0.attn_sinks.weight").is_some(),
+            vocabulary: model.n_vocab(),
+            chat_template: model.chat_template().map(str::to_owned),
+            sampling: sampling(gguf),
+        }
+    }
+}
+
+/// How the model marks its thinking.
+#[derive(Serialize)]
+struct Thinking {
+    family: Family,
+    /// How the family is known.
+    family_from: &'static str,
+    markers: Markers,
+}
+
+impl Thinking {
+    fn new(model: &Model, args: &StepFlowArgs) -> Self {
+        let given = args.family.is_some() || args.think_start.is_some() || args.think_end.is_some();
+        let params = SessionParams {
+            family: args.family,
+            think_start: args.think_start.clone(),
+            think_end: args.think_end.clone(),
+            ..SessionParams::default()
+        };
+        let (family, found, markers) = engine::markers_of(model, &params);
+        let in_vocabulary = || Family::detect(|text| model.token_of(text).is_some(), None).is_some();
+        let family_from = match found {
+            _ if given => "flags",
+            true if in_vocabulary() => "vocabulary",
+            true => "chat template",
+            false => "assumed",
+        };
+        Self { family, family_from, markers }
+    }
+}
+
+/// What StepFlow would do.
+#[derive(Serialize)]
+struct StepFlow {
+    works: bool,
+    /// Why it does not work.
+    reason: Option<String>,
+    oeb_layers: BTreeSet<usize>,
+    smi_layers: BTreeSet<usize>,
+}
+
+impl StepFlow {
+    fn new(model: &Arc<Model>, repair: &Repair, adapter: Option<&mut Adapter>) -> Self {
+        let reason = try_out(model, adapter).err().map(|error| error.to_string());
+        let (oeb_layers, smi_layers) = (repair.oeb_layers().clone(), repair.smi_layers().clone());
+        Self { works: reason.is_none(), reason, oeb_layers, smi_layers }
+    }
+}
+
+/// Whether StepFlow has a place in the model shows itself in a graph, so one is run.
+fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<(), EngineError> {
+    let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
+    let (mut context, control) = engine::open(model.clone(), &params, &StepFlowConfig::paper(), adapter)?;
+    engine::warm_up(&mut context, control.as_ref())
+}
+
+impl Facts {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { model, thinking, stepflow } = self;
+        let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
+        let works = stepflow.reason.as_ref().map_or("works in this model".to_owned(), Clone::clone);
+        let lines = [
+            ("file", model.file.clone()),
+            ("name", model.name.clone().unwrap_or("none".to_owned())),
+            ("architecture", model.architecture.clone()),
+            ("description", model.description.clone()),
+            ("quantization", list(model.quantization.iter().map(|(ty, n)| format!("{ty} ({n} tensors)")))),
+            ("parameters", format!("{} ({:.2} M)", model.parameters, model.parameters as f64 / 1e6)),
+            ("size", format!("{:.2} MiB", model.size as f64 / f64::from(1 << 20))),
+            ("layers", model.layers.to_string()),
+            ("heads", format!("{}, of keys and values {}", model.heads, model.heads_kv)),
+            ("context", format!("{} tokens in training", model.context_length)),
+            ("sliding window", model.sliding_window.map_or("none".to_owned(), |n| format!("{n} tokens"))),
+            ("attention sinks", if model.sinks { "yes" } else { "none" }.to_owned()),
+            ("vocabulary", format!("{} tokens", model.vocabulary)),
+            ("family", format!("{} (from: {})", thinking.family, thinking.family_from)),
+            ("thinking opens", marker(&thinking.markers.think_start)),
+            ("thinking closes", quoted(&thinking.markers.think_end)),
+            ("chat template", model.chat_template.as_ref().map_or("none".to_owned(), |text| template(text))),
+            ("sampling", list(model.sampling.iter().map(|(name, value)| format!("{name} {value}")))),
+            ("StepFlow", works),
+            ("OEB layers", ranges(&stepflow.oeb_layers)),
+            ("SMI layers", ranges(&stepflow.smi_layers)),
+        ];
+        lines.iter().try_for_each(|(label, text)| writeln!(out, "{label:<17}{}", one_line(text)))
+    }
+}
+
+/// Text of a file must not steer the terminal.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+fn quoted(text: &String) -> String {
+    format!("{text:?}")
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<_> = items.collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+/// How long a template is, and how it begins.
+fn template(text: &str) -> String {
+    let shown: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+    format!("{} characters, begins {shown:?}", text.chars().count())
+}
+
+/// Layers as the flags write them.
+fn ranges(layers: &BTreeSet<usize>) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &layer in layers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == layer => *last = layer,
+            _ => ranges.push((layer, layer)),
+        }
+    }
+    if ranges.is_empty() { "none".to_owned() } else { LayerSelection::Ranges(ranges).to_string() }
+}
+
+/// The recommended settings of the samplers.
+fn sampling(gguf: &Gguf) -> Map<String, Json> {
+    let prefix = "general.sampling.";
+    let settings = gguf.metadata().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), json(value))));
+    settings.collect()
+}
+
+/// A metadata value; one that JSON cannot hold becomes `null`.
+fn json(value: &Value) -> Json {
+    match value {
+        Value::String(text) => text.as_str().into(),
+        Value::Array(array) => (0..array.len()).map(|i| array.u64_at(i)).collect(),
+        // As it is printed: 0.6 in 32 bits is 0.6, not 0.6000000238.
+        scalar => serde_json::from_str(&scalar.to_string()).unwrap_or(Json::Null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_read_as_they_are_written() {
+        assert_eq!(ranges(&BTreeSet::from([0, 1, 2, 5, 7, 8])), "0-2,5,7-8");
+        assert_eq!(ranges(&BTreeSet::new()), "none");
+    }
+
+    #[test]
+    fn metadata_as_json() {
+        assert_eq!(json(&Value::F32(0.6)).to_string(), "0.6");
+        assert_eq!(json(&Value::F32(f32::NAN)), Json::Null);
+        assert_eq!(json(&vec![4u32, 8].into()).to_string(), "[4,8]");
+        assert_eq!(json(&"top_k;temperature".into()).to_string(), "\"top_k;temperature\"");
+    }
+
+    #[test]
+    fn a_file_does_not_steer_the_terminal() {
+        assert_eq!(one_line("a\x1b[2J\nb"), "a [2J b");
+    }
 }

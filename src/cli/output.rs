@@ -1,5 +1,6 @@
 //! Results: to stdout, or to a file that appears whole or not at all.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -29,6 +30,14 @@ pub fn write_result(path: Option<&Path>, write: impl FnOnce(&mut dyn Write) -> i
             let mut stdout = io::BufWriter::new(io::stdout().lock());
             write(&mut stdout).and_then(|()| stdout.flush()).context("cannot write to stdout")
         }
+    }
+}
+
+/// Text for a cell of a table: a spreadsheet would run what begins like a formula, so an apostrophe goes in front.
+pub fn cell(text: &str) -> Cow<'_, str> {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => Cow::Owned(format!("'{text}")),
+        false => Cow::Borrowed(text),
     }
 }
 

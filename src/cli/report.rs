@@ -3,8 +3,9 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use stepflow::engine::{Event, Session, Summary};
+use stepflow::engine::{Control, Event, Session, Summary};
 use stepflow::stepflow::Stats;
+use stepflow::trace::{Family, Markers};
 
 use super::args::ConversationArgs;
 use super::output;
@@ -18,9 +19,8 @@ pub fn banner(session: &Session) {
 }
 
 /// Says which family is assumed when StepFlow is on and nothing in the model tells.
-pub fn say_family(session: &Session) {
-    let (family, found) = session.family();
-    if session.stepflow().is_some() && !found {
+pub fn say_family(stepflow: Option<&Control>, (family, found): (Family, bool)) {
+    if stepflow.is_some() && !found {
         eprintln!(
             "stepflow: this model's vocabulary and template mark no thinking; taking all it generates as thinking \
              (--family {family}; --think-start and --think-end name other marks)"
@@ -73,11 +73,10 @@ pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
 }
 
 /// A user who asked for StepFlow learns when it had nothing to do.
-pub fn warn_if_never_engaged(session: &Session) {
-    let Some(control) = session.stepflow() else { return };
+pub fn warn_if_never_engaged(stepflow: Option<&Control>, markers: &Markers) {
+    let Some(control) = stepflow else { return };
     let total = control.stats().total();
     if control.is_on() && total.rows_seen == 0 && total.injections == 0 {
-        let markers = session.markers();
         let start = markers.think_start.as_deref().unwrap_or("the first generated token");
         eprintln!(
             "stepflow: StepFlow never engaged: thinking opens with {start:?} and that never came, or thinking was too \
@@ -100,7 +99,7 @@ impl PromptProgress {
         match event {
             Event::Prompt { done, total } if done < total && std::io::stderr().is_terminal() => {
                 if total - done >= Self::WORTH_A_BAR || self.bar.is_some() {
-                    let bar = self.bar.get_or_insert_with(|| bar(*total as u64));
+                    let bar = self.bar.get_or_insert_with(|| bar("prompt", "tokens", *total));
                     bar.set_position(*done as u64);
                 }
             }
@@ -113,7 +112,36 @@ impl PromptProgress {
     }
 }
 
-fn bar(total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("prompt {bar:40} {pos}/{len} tokens, {eta} left");
-    ProgressBar::new(total).with_style(style.expect("the template is valid"))
+/// Progress of work whose result comes at its end: a bar on a terminal, a line every tenth elsewhere.
+pub struct Progress {
+    what: String,
+    unit: &'static str,
+    total: usize,
+    /// Tenths of the work that were told.
+    told: usize,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Of `total` units of work.
+    pub fn new(what: &str, unit: &'static str, total: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| bar(what, unit, total));
+        Self { what: what.to_owned(), unit, total, told: 0, bar }
+    }
+
+    /// So much is done.
+    pub fn at(&mut self, done: usize) {
+        let tenths = done * 10 / self.total.max(1);
+        match &self.bar {
+            Some(bar) => bar.set_position(done as u64),
+            None if tenths > self.told => eprintln!("{}: {done}/{} {}", self.what, self.total, self.unit),
+            None => {}
+        }
+        self.told = tenths;
+    }
+}
+
+fn bar(what: &str, unit: &str, total: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left"));
+    ProgressBar::new(total as u64).with_style(style.expect("the template is valid"))
 }

@@ -107,6 +107,12 @@ pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
     })
 }
 
+/// The repairs that the flags turn on; both where they turn on none.
+pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+    let config = stepflow_config(args)?;
+    if config.is_on() { Ok(config) } else { all_repairs(args) }
+}
+
 /// Both repairs at the settings of the flags, whether they are turned on or not.
 pub fn all_repairs(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
     let oeb = OebConfig { layers: args.oeb_layers.clone(), tau_max: args.tau_max };

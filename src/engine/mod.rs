@@ -1,10 +1,12 @@
 //! One sequence from prompt to tokens: what every front of the program uses.
 //!
 //! A [`Session`] turns the tokens of a prompt into a stream of [`Event`]s; [`ChatTemplate`] makes the prompt, [`Sampler`]
-//! chooses the tokens, and [`Repair`] is StepFlow as a graph hook. [`score`] scores a given text instead.
+//! chooses the tokens, and [`Repair`] is StepFlow as a graph hook. [`score`] scores a given text instead; it needs no
+//! more than a context, which [`open`] makes.
 
 mod answer;
 mod events;
+mod open;
 mod repair;
 mod sampling;
 mod score;
@@ -12,8 +14,9 @@ mod session;
 mod template;
 
 pub use events::{Event, Finish, Request, Summary};
+pub use open::{load_adapter, open, warm_up};
 pub use repair::{Control, Repair};
 pub use sampling::{Sampler, SamplerKind, SamplingParams};
-pub use score::score;
-pub use session::{EngineError, Session, SessionParams};
+pub use score::{label, score};
+pub use session::{EngineError, Session, SessionParams, about, markers_of, tokenize};
 pub use template::{ChatTemplate, Message, Prompt, TemplateError};

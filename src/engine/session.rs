@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::llama::{Adapter, Batch, Context, ContextParams, FlashAttention, Hook, LlamaError, Model, Row, Token};
+use crate::llama::{Adapter, Batch, Context, ContextParams, LlamaError, Model, Row, Token};
 use crate::stepflow::{ConfigError, StepFlowConfig};
 use crate::trace::{Family, Markers, Segment, TraceFile, TraceToken, Tracked, Tracker};
 
 use super::answer::Answer;
-use super::{Control, Event, Finish, Prompt, Repair, Request, Sampler, Summary};
+use super::open::{check_offered, load_adapter, open, warm_up};
+use super::{Control, Event, Finish, Prompt, Request, Sampler, Summary};
 
 /// What a session is made of.
 #[derive(Debug, Clone, Default)]
@@ -74,22 +75,9 @@ impl Session {
     /// # Errors
     /// When a setting is wrong, StepFlow is on and the model offers it no place, or llama.cpp fails.
     pub fn new(mut model: Arc<Model>, params: &SessionParams) -> Result<Self, EngineError> {
-        let (family, family_found, markers) = markers(&model, params);
-        let mut adapter = load_adapter(&mut model, params)?;
-        let mut context = params.context.clone();
-        let mut hook: Option<Box<dyn Hook>> = None;
-        let mut control = None;
-        if params.stepflow.is_on() {
-            check_hookable(&model, &params.context)?;
-            context.flash_attention = FlashAttention::Off;
-            let repair = Repair::new(&params.stepflow, model.n_layer(), context.n_threads.max(1) as usize)?;
-            control = Some(repair.control());
-            hook = Some(Box::new(repair));
-        }
-        let mut context = Context::new(model, &context, hook)?;
-        if let Some(adapter) = &mut adapter {
-            context.set_adapter(adapter)?;
-        }
+        let (family, family_found, markers) = markers_of(&model, params);
+        let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
+        let (context, control) = open(model, &params.context, &params.stepflow, adapter.as_mut())?;
         Ok(Self {
             context,
             tracker: Tracker::new(markers.clone()),
@@ -134,11 +122,7 @@ impl Session {
     /// # Errors
     /// As [`Session::new`].
     pub fn warm_up(&mut self) -> Result<(), EngineError> {
-        let model = self.model();
-        let token = model.bos().or(model.eos()).unwrap_or(Token(0));
-        let tracked = Tracked { segment: Segment::Question, step_start: None };
-        self.decode(vec![row(token, 0, &tracked, true)])?;
-        self.context.truncate(0, 0);
+        warm_up(&mut self.context, self.control.as_ref())?;
         self.n_decoded = 0;
         Ok(())
     }
@@ -146,12 +130,7 @@ impl Session {
     /// Tokens of a rendered prompt, and how many of them come before its opening.
     pub fn tokenize(&self, prompt: &Prompt) -> (Vec<Token>, usize) {
         let model = self.model();
-        let text = format!("{}{}", prompt.conversation, prompt.opening);
-        // A template writes the first token itself; adding it again would double it.
-        let bos = model.bos().map(|bos| model.piece(bos)).unwrap_or_default();
-        let written = !bos.is_empty() && text.as_bytes().starts_with(&bos);
-        let tokens = model.tokenize(&text, !written, true);
-        let added = usize::from(!written && model.adds_bos() && tokens.first().copied() == model.bos());
+        let (tokens, added) = tokenize(model, &format!("{}{}", prompt.conversation, prompt.opening));
         let mut bytes = 0;
         let before_opening = tokens.iter().skip(added).take_while(|&&token| {
             bytes += model.piece(token).len();
@@ -209,17 +188,9 @@ impl Session {
     /// The sequence so far, with its segments and steps.
     pub fn trace(&self) -> TraceFile {
         let model = self.model();
-        let name = model.metadata().str("general.name").unwrap_or_default();
-        let file = model.path().file_name().unwrap_or_default().to_string_lossy();
-        let about = serde_json::json!({
-            "name": name,
-            "file": file,
-            "architecture": model.metadata().architecture().unwrap_or_default(),
-            "description": model.description(),
-        });
         let labelled = self.tokens.iter().zip(self.tracker.segments());
         TraceFile {
-            model: about.as_object().cloned().unwrap_or_default(),
+            model: about(model),
             family: self.family,
             markers: self.markers.clone(),
             tokens: labelled
@@ -326,22 +297,42 @@ impl Session {
         let batch = Batch { rows };
         self.context.decode(&batch)?;
         self.n_decoded += batch.rows.len();
-        if self.control.is_some() && self.context.offered().iter().all(|(_, attention, _)| !attention) {
-            let reason = "its graph has no softmax over cached keys (a recurrent or unusual architecture)";
-            return Err(EngineError::NotHookable(reason.to_owned()));
-        }
-        Ok(())
+        check_offered(&self.context, self.control.as_ref())
     }
 }
 
+/// What a trace or a report says of its model: name, file, architecture and description.
+pub fn about(model: &Model) -> serde_json::Map<String, serde_json::Value> {
+    let text = |text: Option<&str>| text.unwrap_or_default().into();
+    let file = model.path().file_name().unwrap_or_default().to_string_lossy();
+    let facts: [(&str, serde_json::Value); 4] = [
+        ("name", text(model.metadata().str("general.name"))),
+        ("file", file.into()),
+        ("architecture", text(model.metadata().architecture())),
+        ("description", model.description().into()),
+    ];
+    facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Tokens of a text in which special tokens count as such, and how many of them were put in front: the model's first
+/// token, where it wants one and the text does not begin with it.
+pub fn tokenize(model: &Model, text: &str) -> (Vec<Token>, usize) {
+    // A template writes the first token itself; adding it again would double it.
+    let bos = model.bos().map(|bos| model.piece(bos)).unwrap_or_default();
+    let written = !bos.is_empty() && text.as_bytes().starts_with(&bos);
+    let tokens = model.tokenize(text, !written, true);
+    let added = usize::from(!written && model.adds_bos() && tokens.first().copied() == model.bos());
+    (tokens, added)
+}
+
 /// The row of a tracked token in sequence 0.
-fn row(token: Token, position: usize, tracked: &Tracked, logits: bool) -> Row {
+pub(super) fn row(token: Token, position: usize, tracked: &Tracked, logits: bool) -> Row {
     let previous_step = tracked.step_start.as_ref().map(|start| start.previous.clone());
     Row { token, position, sequence: 0, segment: tracked.segment, previous_step, logits }
 }
 
-/// The family, whether it was given or found, and the markers.
-fn markers(model: &Model, params: &SessionParams) -> (Family, bool, Markers) {
+/// The family, whether it was given or found in the model rather than assumed, and the markers.
+pub fn markers_of(model: &Model, params: &SessionParams) -> (Family, bool, Markers) {
     if params.think_start.is_some() || params.think_end.is_some() {
         let base = params.family.unwrap_or(Family::Custom).markers();
         let think_start = params.think_start.clone().or(base.think_start);
@@ -353,27 +344,4 @@ fn markers(model: &Model, params: &SessionParams) -> (Family, bool, Markers) {
         Some(family) => (family, true, family.markers()),
         None => (Family::Implicit, false, Family::Implicit.markers()),
     }
-}
-
-fn load_adapter(model: &mut Arc<Model>, params: &SessionParams) -> Result<Option<Adapter>, EngineError> {
-    let Some(path) = &params.lora else { return Ok(None) };
-    let Some(model) = Arc::get_mut(model) else {
-        let reason = "another session uses the model; load it once more".to_owned();
-        return Err(LlamaError::Adapter { path: path.clone(), reason }.into());
-    };
-    Ok(Some(model.load_adapter(path)?))
-}
-
-/// What can be told before the first decode.
-fn check_hookable(model: &Model, context: &ContextParams) -> Result<(), EngineError> {
-    let reason = if model.is_recurrent() {
-        "the model keeps a recurrent state and has no attention over earlier tokens"
-    } else if model.has_encoder() {
-        "the model has an encoder, and StepFlow is made for decoders"
-    } else if !context.type_v.is_float() {
-        "a quantized V cache needs flash attention, which StepFlow does without; use -ctv f16"
-    } else {
-        return Ok(());
-    };
-    Err(EngineError::NotHookable(reason.to_owned()))
 }

@@ -1,0 +1,53 @@
+//! What the results say of the machine and the moment.
+
+use minijinja::{Environment, context};
+
+/// The processor's name; its architecture where the system does not tell.
+pub fn cpu_info() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
+}
+
+/// llama.cpp's backends; the CPU, which is always there, only if it is the only one.
+pub fn backends() -> String {
+    let info = stepflow::llama::system_info();
+    let names = info.split(" | ").filter_map(|part| Some(part.split_once(" : ")?.0.trim()));
+    let names: Vec<_> = names.filter(|name| *name != "CPU").collect();
+    if names.is_empty() { "CPU".to_owned() } else { names.join(",") }
+}
+
+/// Memory of this process that is in RAM, in bytes. `None` where the system does not tell (all but Linux).
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+}
+
+/// The time in ISO 8601, in UTC; empty if the clock stands before 1970.
+pub fn utc_now() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let mut environment = Environment::new();
+    environment.add_filter("datetimeformat", minijinja_contrib::filters::datetimeformat);
+    let template = "{{ now | datetimeformat(format='%Y-%m-%dT%H:%M:%SZ') }}";
+    environment.render_str(template, context!(now)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_iso_8601() {
+        let now = utc_now();
+        assert_eq!(now.len(), "2026-01-31T23:59:59Z".len(), "{now}");
+        assert!(now.starts_with("20") && now.ends_with('Z') && now.contains('T'), "{now}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_holds_memory() {
+        assert!(resident_bytes().unwrap() > 1 << 16);
+    }
+}
