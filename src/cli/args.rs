@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stepflow::engine::SamplerKind;
-use stepflow::llama::CacheType;
+use stepflow::llama::{CacheType, MAX_THREADS};
 use stepflow::stepflow::{LayerSelection, Window};
 use stepflow::trace::Family;
 
@@ -15,6 +15,7 @@ use stepflow::trace::Family;
 #[command(
     name = "stepflow",
     disable_version_flag = true,
+    args_override_self = true,
     args_conflicts_with_subcommands = true,
     after_help = "Without a subcommand stepflow chats. Flags of llama-cli keep their names: -ngl, -hf, -fa, ..."
 )]
@@ -100,9 +101,10 @@ pub struct ContextArgs {
     pub ctx_size: u32,
     /// Threads for generation.
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS", allow_negative_numbers = true)]
+    #[arg(value_parser = threads)]
     pub threads: Option<i32>,
     /// Threads for batches and prompts; as -t by default [-tb].
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub threads_batch: Option<i32>,
     /// Tokens submitted at once.
     #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
@@ -170,10 +172,10 @@ pub struct StepFlowArgs {
     #[arg(long)]
     pub family: Option<Family>,
     /// Text that opens thinking.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub think_start: Option<String>,
     /// Text that closes thinking.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub think_end: Option<String>,
 }
 
@@ -183,6 +185,7 @@ pub struct StepFlowArgs {
 pub struct SamplingArgs {
     /// Seed; -1 takes a new one each time.
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     pub seed: Option<i64>,
     /// Samplers in order, separated by `;`.
     #[arg(long, value_name = "SAMPLERS", value_parser = samplers)]
@@ -408,7 +411,7 @@ pub struct BenchArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repetitions: u32,
     /// Threads.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<i32>,
     /// Tokens submitted at once.
     #[arg(short, long, value_name = "N", default_value_t = 2048)]
@@ -464,6 +467,11 @@ fn gpu_layers(text: &str) -> Result<u32, String> {
         "auto" | "all" | "-1" | "-2" => Ok(u32::MAX),
         number => number.parse().map_err(|_| format!("expected a number, `auto` or `all`, found `{number}`")),
     }
+}
+
+fn threads(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|&n: &i32| n <= MAX_THREADS);
+    number.ok_or_else(|| format!("expected a number up to {MAX_THREADS}, found `{text}`"))
 }
 
 fn samplers(text: &str) -> Result<Samplers, String> {

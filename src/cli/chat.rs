@@ -17,6 +17,7 @@ use super::{exit, input, report};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
+    report::check_files(&args.conversation)?;
     let first = input::first_prompt(&args.conversation)?;
     let interrupt = Interrupt::install()?;
     let mut chat = Chat::new(args, interrupt)?;
@@ -37,7 +38,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
         code = chat.converse(code)?;
     }
     report::save(&args.conversation, &chat.session)?;
-    report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
+    if code != exit::INTERRUPTED {
+        report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
+    }
     Ok(code)
 }
 
@@ -74,7 +77,7 @@ impl<'a> Chat<'a> {
     /// Shows what was asked, where a person would otherwise not see it.
     fn echo(&self, prompt: &str) {
         if !self.args.conversation.no_display_prompt && std::io::stdout().is_terminal() {
-            eprintln!("> {prompt}\n");
+            say!("> {prompt}\n");
         }
     }
 
@@ -103,7 +106,7 @@ impl<'a> Chat<'a> {
         report::timings(&summary);
         if summary.finish == Finish::ContextFull {
             let n_ctx = self.session.n_ctx();
-            eprintln!("stepflow: the context of {n_ctx} tokens is full and the answer is cut short; use a larger -c");
+            say!("stepflow: the context of {n_ctx} tokens is full and the answer is cut short; use a larger -c");
         }
         Ok(exit::of_finish(summary.finish))
     }
@@ -124,7 +127,7 @@ impl<'a> Chat<'a> {
                 ("/clear", _) => {
                     self.messages.retain(|message| message.role == "system");
                     self.attached.clear();
-                    eprintln!("The conversation is cleared.");
+                    say!("The conversation is cleared.");
                     continue;
                 }
                 ("/read", path) => self.read(Path::new(path)),
@@ -135,7 +138,7 @@ impl<'a> Chat<'a> {
                 }
                 ("/regen", _) => self.regenerate(),
                 (word, _) if word.starts_with('/') && !word[1..].contains('/') => {
-                    eprintln!("stepflow: no command {word}; there are /exit /regen /clear /read /stepflow /stats");
+                    say!("stepflow: no command {word}; there are /exit /regen /clear /read /stepflow /stats");
                     continue;
                 }
                 _ => self.turn(line),
@@ -147,7 +150,7 @@ impl<'a> Chat<'a> {
                 Err(error) if error.downcast_ref::<std::io::Error>().is_some() => return Err(error),
                 Err(error) => {
                     self.messages.pop();
-                    eprintln!("stepflow: {}", super::one_line(&error));
+                    say!("stepflow: {}", super::one_line(&error));
                 }
             }
         }
@@ -160,7 +163,7 @@ impl<'a> Chat<'a> {
                 self.answer()
             }
             _ => {
-                eprintln!("There is no answer to regenerate.");
+                say!("There is no answer to regenerate.");
                 Ok(exit::OK)
             }
         }
@@ -170,9 +173,9 @@ impl<'a> Chat<'a> {
         match input::read_text(path) {
             Ok(text) => {
                 self.attached += &format!("--- File: {} ---\n{text}\n", path.display());
-                eprintln!("{} goes in front of your next message.", path.display());
+                say!("{} goes in front of your next message.", path.display());
             }
-            Err(error) => eprintln!("stepflow: {}", super::one_line(&error)),
+            Err(error) => say!("stepflow: {}", super::one_line(&error)),
         }
         Ok(exit::OK)
     }
@@ -188,16 +191,16 @@ impl<'a> Chat<'a> {
                 let model: Arc<Model> = self.session.model().clone();
                 match Session::new(model, &params) {
                     Ok(session) => (self.session, self.params) = (session, params),
-                    Err(error) => eprintln!("stepflow: {error}"),
+                    Err(error) => say!("stepflow: {error}"),
                 }
             }
             _ => {
-                eprintln!("stepflow: expected /stepflow on or /stepflow off");
+                say!("stepflow: expected /stepflow on or /stepflow off");
                 return Ok(exit::OK);
             }
         }
         let on = self.session.stepflow().is_some_and(|control| control.is_on());
-        eprintln!("StepFlow is {}.", if on { "on" } else { "off" });
+        say!("StepFlow is {}.", if on { "on" } else { "off" });
         Ok(exit::OK)
     }
 }
@@ -213,6 +216,7 @@ pub fn generate(
     style: &Style,
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Message, Summary)> {
+    session.check(request)?;
     let mut printer = Printer::new(std::io::stdout().lock(), style);
     let mut progress = report::PromptProgress::default();
     let summary = interrupt.during(|| {
@@ -277,8 +281,7 @@ impl Lines {
                 Err(error) => Err(error).context("cannot read from the terminal"),
             },
             Self::Plain(stdin) => {
-                eprint!("> ");
-                std::io::stderr().flush().ok();
+                let _ = write!(std::io::stderr(), "> ");
                 let mut line = String::new();
                 match stdin.read_line(&mut line).context("cannot read stdin as UTF-8 text")? {
                     0 => Ok(Line::End),

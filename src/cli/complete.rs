@@ -12,6 +12,7 @@ use super::{chat, exit, input, report};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
+    report::check_files(&args.conversation)?;
     let prompt = input::first_prompt(&args.conversation)?;
     let prompt = prompt.context("nothing to complete: give a prompt with -p, -f or on stdin")?;
     let interrupt = Interrupt::install()?;
@@ -31,6 +32,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
         reasoning_budget: limit(args.conversation.reasoning_budget),
         stop: &args.conversation.reverse_prompt,
     };
+    session.check(&request)?;
     if !args.conversation.no_display_prompt {
         write!(std::io::stdout(), "{prompt}").context("cannot write to stdout")?;
     }
@@ -38,9 +40,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     let (_, summary) = chat::generate(&mut session, &request, &mut sampler, &style, &interrupt)?;
     report::timings(&summary);
     if summary.finish == Finish::ContextFull {
-        eprintln!("stepflow: the context of {} tokens is full; use a larger -c", session.n_ctx());
+        say!("stepflow: the context of {} tokens is full; use a larger -c", session.n_ctx());
     }
     report::save(&args.conversation, &session)?;
-    report::warn_if_never_engaged(session.stepflow(), session.markers());
+    if summary.finish != Finish::Interrupted {
+        report::warn_if_never_engaged(session.stepflow(), session.markers());
+    }
     Ok(exit::of_finish(summary.finish))
 }

@@ -28,6 +28,9 @@ pub fn text(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<
     }
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).context("cannot read stdin")?;
+    if bytes.is_empty() {
+        bail!("nothing to answer: stdin is empty; give a prompt with -p, -f or on stdin");
+    }
     let text = utf8(bytes, "stdin")?;
     Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
 }

@@ -162,7 +162,7 @@ impl Facts {
             ("name", model.name.clone().unwrap_or("none".to_owned())),
             ("architecture", model.architecture.clone()),
             ("description", model.description.clone()),
-            ("quantization", list(model.quantization.iter().map(|(ty, n)| format!("{ty} ({n} tensors)")))),
+            ("tensors", list(model.quantization.iter().map(|(ty, n)| format!("{n} {ty}")))),
             ("parameters", format!("{} ({:.2} M)", model.parameters, model.parameters as f64 / 1e6)),
             ("size", format!("{:.2} MiB", model.size as f64 / f64::from(1 << 20))),
             ("layers", model.layers.to_string()),

@@ -1,5 +1,7 @@
 //! The command line: flags as typed ([`args`]), what they mean ([`setup`]), and one command a file.
 
+#[macro_use]
+mod say;
 mod args;
 mod bench;
 mod chat;
@@ -28,24 +30,26 @@ pub fn main() -> ExitCode {
     let args = match llama_flags::spell_out(std::env::args_os()) {
         Ok(args) => args,
         Err(message) => {
-            eprintln!("stepflow: {message}");
+            say!("stepflow: {message}");
             return ExitCode::from(exit::USAGE);
         }
     };
     let cli = Cli::command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
+        // Help goes to stdout and is no error; clap knows which is which.
+        Err(error) if !error.use_stderr() => {
+            return ExitCode::from(if error.print().is_ok() { exit::OK } else { exit::FAILURE });
+        }
         Err(error) => {
-            // Help goes to stdout and is no error; clap knows which is which.
-            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
-            let printed = error.print();
-            return ExitCode::from(if printed.is_ok() { code } else { exit::FAILURE });
+            say!("stepflow: {}; see --help", what_is_wrong(&error));
+            return ExitCode::from(exit::USAGE);
         }
     };
     match run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("stepflow: {}", one_line(&error));
+            say!("stepflow: {}", one_line(&error));
             ExitCode::from(exit::code_of(&error))
         }
     }
@@ -64,6 +68,15 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Completions { shell }) => shell::completions(shell),
         Some(Command::Man) => shell::man(),
     }
+}
+
+/// What clap has to say of a command line, in one line: without the usage, with its tips.
+fn what_is_wrong(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said: Vec<&str> =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    said.join("; ").trim_start_matches("error: ").replace(":; ", ": ")
 }
 
 /// An error and its causes, in one line.

@@ -14,14 +14,14 @@ use super::output;
 pub fn banner(session: &Session) {
     let model = session.model();
     let repairs = if session.stepflow().is_some() { "on" } else { "off" };
-    eprintln!("{}, context {}, StepFlow {repairs}", model.description(), session.n_ctx());
-    eprintln!("/exit  /regen  /clear  /read <file>  /stepflow on|off  /stats   Ctrl-C stops an answer\n");
+    say!("{}, context {}, StepFlow {repairs}", model.description(), session.n_ctx());
+    say!("/exit  /regen  /clear  /read <file>  /stepflow on|off  /stats   Ctrl-C stops an answer\n");
 }
 
 /// Says which family is assumed when StepFlow is on and nothing in the model tells.
 pub fn say_family(stepflow: Option<&Control>, (family, found): (Family, bool)) {
     if stepflow.is_some() && !found {
-        eprintln!(
+        say!(
             "stepflow: this model's vocabulary and template mark no thinking; taking all it generates as thinking \
              (--family {family}; --think-start and --think-end name other marks)"
         );
@@ -31,19 +31,19 @@ pub fn say_family(stepflow: Option<&Control>, (family, found): (Family, bool)) {
 /// Speeds, as llama-cli prints them.
 pub fn timings(summary: &Summary) {
     let (prompt, generation) = (summary.prompt_speed(), summary.generation_speed());
-    eprintln!("\n[ Prompt: {prompt:.1} t/s | Generation: {generation:.1} t/s ]");
+    say!("\n[ Prompt: {prompt:.1} t/s | Generation: {generation:.1} t/s ]");
 }
 
 /// StepFlow's statistics, as a table.
 pub fn stats(session: &Session) {
     let Some(control) = session.stepflow() else {
-        eprintln!("StepFlow is not part of this session; /stepflow on makes it so.");
+        say!("StepFlow is not part of this session; /stepflow on makes it so.");
         return;
     };
     let stats = control.stats();
-    eprintln!("layer  rows seen  bridged  pB before  pB after  injections  norm");
+    say!("layer  rows seen  bridged  pB before  pB after  injections  norm");
     for (layer, s) in &stats.layers {
-        eprintln!(
+        say!(
             "{layer:5}  {:9}  {:7}  {:9.4}  {:8.4}  {:10}  {:.4}",
             s.rows_seen,
             s.rows_bridged,
@@ -58,18 +58,26 @@ pub fn stats(session: &Session) {
 /// Writes the files that the flags ask for.
 ///
 /// # Errors
-/// When a file cannot be written; nothing is left of it then.
+/// When a file cannot be written; nothing is left of it then, and the other one is written all the same.
 pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
-    if let Some(path) = &args.stats {
+    let stats = args.stats.as_deref().map_or(Ok(()), |path| {
         let stats = session.stepflow().map_or_else(Stats::default, |control| control.stats());
         let json = serde_json::to_string_pretty(&stats.to_json())?;
-        output::write_file(path, |out| writeln!(out, "{json}"))?;
-    }
-    if let Some(path) = &args.save_trace {
+        output::write_file(path, |out| writeln!(out, "{json}"))
+    });
+    let trace = args.save_trace.as_deref().map_or(Ok(()), |path| {
         let trace = session.trace();
-        output::write_file(path, |out| trace.write(out))?;
-    }
-    Ok(())
+        output::write_file(path, |out| trace.write(out))
+    });
+    stats.and(trace)
+}
+
+/// Finds out whether [`save`] could write its files, before a long answer is generated.
+///
+/// # Errors
+/// When it could not.
+pub fn check_files(args: &ConversationArgs) -> anyhow::Result<()> {
+    args.stats.iter().chain(&args.save_trace).try_for_each(|path| output::check_writable(path))
 }
 
 /// A user who asked for StepFlow learns when it had nothing to do.
@@ -78,7 +86,7 @@ pub fn warn_if_never_engaged(stepflow: Option<&Control>, markers: &Markers) {
     let total = control.stats().total();
     if control.is_on() && total.rows_seen == 0 && total.injections == 0 {
         let start = markers.think_start.as_deref().unwrap_or("the first generated token");
-        eprintln!(
+        say!(
             "stepflow: StepFlow never engaged: thinking opens with {start:?} and that never came, or thinking was too \
              short; see --family and --think-start"
         );
@@ -134,7 +142,7 @@ impl Progress {
         let tenths = done * 10 / self.total.max(1);
         match &self.bar {
             Some(bar) => bar.set_position(done as u64),
-            None if tenths > self.told => eprintln!("{}: {done}/{} {}", self.what, self.total, self.unit),
+            None if tenths > self.told => say!("{}: {done}/{} {}", self.what, self.total, self.unit),
             None => {}
         }
         self.told = tenths;

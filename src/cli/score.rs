@@ -44,7 +44,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     })?;
     scored.summarize(control.as_ref());
     if interrupted {
-        eprintln!("stepflow: interrupted: {} of {} tokens are scored", scored.tokens.len(), rows.len());
+        say!("stepflow: interrupted: {} of {} tokens are scored", scored.tokens.len(), rows.len());
         return Ok(exit::INTERRUPTED);
     }
     report::warn_if_never_engaged(control.as_ref(), &markers);
@@ -199,7 +199,7 @@ impl Scored {
             let (bridged, seen, injections) = (total.rows_bridged, total.rows_seen, total.injections);
             eprint!("; StepFlow bridged {bridged} of {seen} rows and injected {injections} times");
         }
-        eprintln!();
+        say!();
     }
 }
 

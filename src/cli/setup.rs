@@ -26,7 +26,7 @@ impl Interrupt {
         let handler = interrupt.clone();
         ctrlc::set_handler(move || {
             if !handler.armed.load(Ordering::Relaxed) || handler.flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(exit::INTERRUPTED));
+                stepflow::llama::exit_now(exit::INTERRUPTED);
             }
         })
         .context("cannot take over Ctrl-C")?;
@@ -130,8 +130,11 @@ pub fn session_params(
     interrupt: &Interrupt,
 ) -> anyhow::Result<SessionParams> {
     let config = stepflow_config(stepflow)?;
+    if !context.cache_type_v.is_float() && context.flash_attn == Switch::Off {
+        bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", context.cache_type_v.name());
+    }
     if config.is_on() && context.flash_attn == Switch::On {
-        eprintln!("stepflow: flash attention is off: StepFlow works on the softmax, which flash attention never forms");
+        say!("stepflow: flash attention is off: StepFlow works on the softmax, which flash attention never forms");
     }
     Ok(SessionParams {
         context: context_params(context, interrupt),

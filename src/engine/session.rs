@@ -140,6 +140,19 @@ impl Session {
         (tokens, question)
     }
 
+    /// Tells before any work is done whether there is a prompt and it fits.
+    ///
+    /// # Errors
+    /// When there is none, or it does not.
+    pub fn check(&self, request: &Request<'_>) -> Result<(), EngineError> {
+        let (n_prompt, n_ctx) = (request.tokens.len(), self.n_ctx());
+        match n_prompt {
+            0 => Err(EngineError::EmptyPrompt),
+            _ if n_prompt > n_ctx => Err(EngineError::PromptTooLong { n_prompt, n_ctx }),
+            _ => Ok(()),
+        }
+    }
+
     /// Generates an answer. What the cache holds already of the conversation is not decoded again.
     ///
     /// # Errors
@@ -151,13 +164,8 @@ impl Session {
         sampler: &mut Sampler,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Summary, EngineError> {
-        let (n_prompt, n_ctx) = (request.tokens.len(), self.n_ctx());
-        if n_prompt == 0 {
-            return Err(EngineError::EmptyPrompt);
-        }
-        if n_prompt > n_ctx {
-            return Err(EngineError::PromptTooLong { n_prompt, n_ctx });
-        }
+        self.check(request)?;
+        let n_prompt = request.tokens.len();
         let started = Instant::now();
         let cached = self.reuse(request);
         let mut summary = Summary {
@@ -171,7 +179,10 @@ impl Session {
         let decoded = self.decode_prompt(request, cached, on_event);
         summary.prompt_time = started.elapsed();
         let last_row = match decoded {
-            Err(EngineError::Llama(LlamaError::Interrupted)) => return Ok(summary),
+            Err(EngineError::Llama(LlamaError::Interrupted)) => {
+                summary.n_prompt = self.n_decoded - cached;
+                return Ok(summary);
+            }
             decoded => decoded?,
         };
         let started = Instant::now();

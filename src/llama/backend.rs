@@ -1,7 +1,8 @@
 //! The process-wide parts of llama.cpp: initialisation, its log, and what happens when it aborts.
 
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -44,6 +45,16 @@ pub fn exit_on_abort() {
     unsafe { sys::ggml_set_abort_callback(Some(on_abort)) };
 }
 
+/// Ends the process from any thread. An ordinary exit destroys llama.cpp's globals first, under threads that still
+/// compute with them.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: the C library has this function, and it takes any number.
+    unsafe extern "C" {
+        safe fn _exit(code: c_int) -> !;
+    }
+    _exit(c_int::from(code))
+}
+
 /// llama.cpp's newest complaint, and forgets them all. `None` if it said nothing.
 pub(super) fn take_complaint() -> Option<String> {
     let mut complaints = COMPLAINTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -60,7 +71,8 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
-        eprint!("{text}");
+        // Nobody may be reading; a panic would unwind into C.
+        let _ = write!(std::io::stderr(), "{text}");
     }
     if level == sys::GGML_LOG_LEVEL_ERROR {
         let mut complaints = COMPLAINTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -78,6 +90,8 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         false => unsafe { CStr::from_ptr(message) }.to_string_lossy(),
     };
     let message = message.trim().replace('\n', " ");
-    eprintln!("stepflow: llama.cpp stopped on an internal check: {message}; the model file may be damaged");
-    std::process::exit(1);
+    let mut stderr = std::io::stderr();
+    let _ =
+        writeln!(stderr, "stepflow: llama.cpp stopped on an internal check: {message}; the model file may be damaged");
+    exit_now(1);
 }

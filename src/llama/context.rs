@@ -32,6 +32,13 @@ pub enum FlashAttention {
     Off,
 }
 
+/// Most threads that ggml has room for.
+pub const MAX_THREADS: i32 = 512;
+
+/// Most tokens of a context. llama.cpp fills a table of all cells before it asks for the cache's memory, so a size that
+/// no machine can hold would take minutes to fail.
+const MAX_CONTEXT: u32 = 1 << 24;
+
 /// Element type of the K or V cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheType(KvCacheType);
@@ -86,9 +93,9 @@ pub struct ContextParams {
     pub n_ubatch: u32,
     /// Sequences it can hold side by side, sharing the context.
     pub n_sequences: u32,
-    /// Threads for generation.
+    /// Threads for generation, [`MAX_THREADS`] at most.
     pub n_threads: i32,
-    /// Threads for batches.
+    /// Threads for batches, [`MAX_THREADS`] at most.
     pub n_threads_batch: i32,
     /// Flash attention.
     pub flash_attention: FlashAttention,
@@ -170,17 +177,21 @@ impl Context {
     /// Creates a context of `model`. With a hook, flash attention must be off for the hook to see anything.
     ///
     /// # Errors
-    /// When llama.cpp cannot, mostly for want of memory.
+    /// When it is larger than any model needs, or llama.cpp cannot, mostly for want of memory.
     pub fn new(model: Arc<Model>, params: &ContextParams, hook: Option<Box<dyn Hook>>) -> Result<Self, LlamaError> {
+        let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
+        if n_ctx > MAX_CONTEXT {
+            return Err(LlamaError::Context { n_ctx, reason: format!("expected at most {MAX_CONTEXT}") });
+        }
         let interrupt = params.interrupt.clone().unwrap_or_default();
         let state = hook.map(|hook| StatePtr::new(State::new(hook)));
         let mut raw = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(params.n_ctx))
+            .with_n_ctx(NonZeroU32::new(n_ctx))
             .with_n_batch(params.n_batch)
             .with_n_ubatch(params.n_ubatch.min(params.n_batch))
             .with_n_seq_max(params.n_sequences)
-            .with_n_threads(params.n_threads)
-            .with_n_threads_batch(params.n_threads_batch)
+            .with_n_threads(params.n_threads.min(MAX_THREADS))
+            .with_n_threads_batch(params.n_threads_batch.min(MAX_THREADS))
             .with_flash_attention_policy(match params.flash_attention {
                 FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
                 FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -197,7 +208,7 @@ impl Context {
             fields.cb_eval = Some(on_node);
             fields.cb_eval_user_data = state.0.as_ptr().cast();
         }
-        let inner = Self::create(&model, raw, params.n_ctx)?;
+        let inner = Self::create(&model, raw, n_ctx)?;
         let batch = LlamaBatch::new(inner.n_batch() as usize, 1);
         let n_ubatch = inner.n_ubatch() as usize;
         Ok(Self { inner, state, interrupt, batch, n_ubatch, model })

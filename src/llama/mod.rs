@@ -13,10 +13,10 @@ mod model;
 mod tensor;
 mod trampoline;
 
-pub use backend::{exit_on_abort, set_verbose, system_info};
+pub use backend::{exit_now, exit_on_abort, set_verbose, system_info};
 pub use batch::{Batch, Row};
 pub use cells::{Cell, Cells};
-pub use context::{CacheType, Context, ContextParams, FlashAttention};
+pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS};
 pub use error::LlamaError;
 pub use hook::{Attention, HeadOutput, Hook, HookError, Point};
 pub use model::{Adapter, Model, ModelParams, Token};

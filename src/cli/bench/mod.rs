@@ -7,6 +7,7 @@ mod format;
 mod machine;
 mod measure;
 mod plan;
+mod record;
 
 use stepflow::engine::{self, EngineError};
 use stepflow::llama::{FlashAttention, LlamaError};
@@ -16,9 +17,9 @@ use super::args::{BenchArgs, ContextArgs};
 use super::report::Progress;
 use super::setup::{self, Interrupt};
 use super::{exit, output};
-use format::{Record, Setting};
 use measure::Arm;
 use plan::Test;
+use record::{Record, Setting};
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
@@ -31,7 +32,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     // What StepFlow cannot work in is told before anything else is done.
     let (mut context, control) = engine::open(model.clone(), &params, &stepflow, adapter.as_mut())?;
     engine::warm_up(&mut context, control.as_ref())?;
-    let (baseline, _) = engine::open(model.clone(), &params, &StepFlowConfig::default(), adapter.as_mut())?;
+    let (mut baseline, none) = engine::open(model.clone(), &params, &StepFlowConfig::default(), adapter.as_mut())?;
+    engine::warm_up(&mut baseline, none.as_ref())?;
     let mut arms = [
         Arm::new("baseline", params.flash_attention, baseline),
         Arm::new(arm_name(&stepflow), FlashAttention::Off, context),
@@ -42,15 +44,11 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     // Whatever ended the tests, those that are done are worth their time.
     output::write_result(None, |out| format::write(args.output, &records, out))?;
     if let Some(bytes) = measure::extra_memory(&arms) {
-        eprintln!(
-            "stepflow: memory of {} beyond the baseline's: {:.2} MiB",
-            arms[1].name,
-            bytes as f64 / (1 << 20) as f64
-        );
+        say!("stepflow: memory of {} beyond the baseline's: {:.2} MiB", arms[1].name, bytes as f64 / (1 << 20) as f64);
     }
     match outcome {
         Err(LlamaError::Interrupted) => {
-            eprintln!("stepflow: interrupted: {} of {} tests are done", records.len() / arms.len(), tests.len());
+            say!("stepflow: interrupted: {} of {} tests are done", records.len() / arms.len(), tests.len());
             Ok(exit::INTERRUPTED)
         }
         outcome => outcome.map(|()| exit::OK).map_err(|error| EngineError::from(error).into()),

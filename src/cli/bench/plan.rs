@@ -79,7 +79,7 @@ fn rows(positions: Range<usize>, thinking_from: usize, n_vocab: usize) -> Vec<Ro
     let last = positions.end.saturating_sub(1);
     let row = |position: usize| {
         let thinking = position >= thinking_from.max(1);
-        let starts_step = thinking && position >= STEP && position % STEP == 0;
+        let starts_step = thinking && position >= STEP && position.is_multiple_of(STEP);
         Row {
             token: token(position, n_vocab),
             position,
@@ -127,7 +127,7 @@ mod tests {
         let timed = test.timed(1000);
         assert!(timed.iter().flatten().all(|row| row.segment == Segment::Thinking && row.logits));
         let starts: Vec<_> = timed.iter().flatten().filter_map(|row| row.previous_step.clone()).collect();
-        assert_eq!(starts, [80..100]);
+        assert_eq!((starts.len(), &starts[0]), (1, &(80..100)));
         let prompt = Test { n_prompt: 40, n_gen: 0, n_depth: 0 }.timed(1000);
         assert_eq!(prompt[0].iter().filter(|row| row.segment == Segment::Thinking).count(), 20);
         assert!(prompt[0].iter().all(|row| (0..1000).contains(&row.token.0)));
