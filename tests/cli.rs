@@ -152,7 +152,7 @@ fn settings_that_cannot_be_meant_are_refused_in_one_line() {
         (&["--samplers", "top_k;luck"], 2, "unknown sampler `luck`"),
         (&["--colour"], 2, "unexpected argument '--colour'"),
         (&["--mirostat", "2"], 2, "llama-cli's --mirostat is not taken here; the nearest is --samplers"),
-        (&["--mmproj", "x"], 2, "llama-cli's --mmproj is not taken here; the nearest is --"),
+        (&["--mmproj", "x"], 2, "llama-cli's --mmproj is not taken here; nothing comes near it, see --help"),
         (&["-f", "x"], 2, "cannot be used with"),
         (&["-sys", "x", "-sysf", "y"], 2, "cannot be used with"),
         (&["--verbose", "--log-disable"], 2, "cannot be used with"),

@@ -61,6 +61,9 @@ const INSTEAD: [(&str, &str); 12] = [
     ("-lv", "--verbose"),
 ];
 
+/// Names less alike than this (Jaro-Winkler, 0 to 1) have nothing to do with each other.
+const NEAR: f64 = 0.8;
+
 /// Spells out llama-cli's short flags, so that a parser of usual flags understands them.
 ///
 /// # Errors
@@ -77,7 +80,7 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> Result<Vec<OsString>, 
         } else if let Some((_, long)) = SHORT.iter().find(|(short, _)| *short == flag) {
             spelled.push(if text.contains('=') { format!("{long}={value}").into() } else { (*long).into() });
         } else if NOT_TAKEN.split_whitespace().any(|name| name == flag) && !is_own(flag, &spelled) {
-            return Err(format!("llama-cli's {flag} is not taken here; the nearest is {}", nearest(flag)));
+            return Err(format!("llama-cli's {flag} is not taken here; {}", nearest(flag)));
         } else {
             spelled.push(arg);
         }
@@ -95,15 +98,19 @@ fn is_own(flag: &str, before: &[OsString]) -> bool {
     })
 }
 
+/// What to say of the flag nearest to one that is not taken.
 fn nearest(flag: &str) -> String {
     if let Some((_, instead)) = INSTEAD.iter().find(|(name, _)| *name == flag) {
-        return (*instead).to_owned();
+        return format!("the nearest is {instead}");
     }
     let cli = Cli::command();
     let longs = cli.get_arguments().filter_map(|arg| arg.get_long());
     let similarity = |long: &str| strsim::jaro_winkler(flag.trim_start_matches('-'), long);
     let best = longs.max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    best.map_or("--help".to_owned(), |long| format!("--{long}"))
+    match best.filter(|long| similarity(long) >= NEAR) {
+        Some(long) => format!("the nearest is --{long}"),
+        None => "nothing comes near it, see --help".to_owned(),
+    }
 }
 
 #[cfg(test)]

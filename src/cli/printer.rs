@@ -39,9 +39,8 @@ pub struct Printer<'a, W: Write> {
 impl<'a, W: Write> Printer<'a, W> {
     /// A printer of the next answer.
     pub fn new(out: W, style: &'a Style) -> Self {
-        let hidden = style.apart && style.family == Family::Harmony;
         let (thinking, answer) = (Vec::new(), Vec::new());
-        Self { out, style, segment: Segment::Question, hidden, at_head: false, thinking, answer, error: None }
+        Self { out, style, segment: Segment::Question, hidden: false, at_head: false, thinking, answer, error: None }
     }
 
     /// Shows an event. After a failed write nothing more is shown; see [`Printer::finish`].

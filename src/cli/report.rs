@@ -87,8 +87,8 @@ pub fn warn_if_never_engaged(stepflow: Option<&Control>, markers: &Markers) {
     if control.is_on() && total.rows_seen == 0 && total.injections == 0 {
         let start = markers.think_start.as_deref().unwrap_or("the first generated token");
         say!(
-            "stepflow: StepFlow never engaged: thinking opens with {start:?} and that never came, or thinking was too \
-             short; see --family and --think-start"
+            "stepflow: StepFlow never engaged: thinking opens with {start:?}, and none came or too little to work on; \
+             see --family and --think-start"
         );
     }
 }

@@ -8,7 +8,7 @@ use stepflow::engine::{self, Control, EngineError};
 use stepflow::llama::{Context, LlamaError, Model, Row, Token};
 use stepflow::trace::{Segment, Step};
 
-use super::args::{ScoreArgs, ScoreFormat};
+use super::args::{ScoreArgs, ScoreFormat, Switch};
 use super::report::{self, Progress};
 use super::setup::{self, Interrupt};
 use super::{exit, input, output};
@@ -19,7 +19,12 @@ const WORTH_PROGRESS: usize = 2048;
 /// Runs the command.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
-    let mut params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let mut context = args.context.clone();
+    if context.flash_attn == Switch::Auto {
+        // As it is with StepFlow, so that scores with and without compare.
+        context.flash_attn = Switch::Off;
+    }
+    let mut params = setup::session_params(&context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
     let source = Source::read(args)?;
     let mut model = setup::load_model(&args.model)?;
     let tokens = source.tokens(&model)?;
