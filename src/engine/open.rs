@@ -81,7 +81,7 @@ fn check_hookable(model: &Model, context: &ContextParams) -> Result<(), EngineEr
 
 /// What can be told only after a decode.
 pub(super) fn check_offered(context: &Context, stepflow: Option<&Control>) -> Result<(), EngineError> {
-    if stepflow.is_some() && context.offered().iter().all(|(_, attention, _)| !attention) {
+    if stepflow.is_some() && !context.offers_attention() {
         let reason = "its graph has no softmax over cached keys (a recurrent or unusual architecture)";
         return Err(EngineError::NotHookable(reason.to_owned()));
     }

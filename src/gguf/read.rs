@@ -269,7 +269,7 @@ impl<R: Read> Source<R> {
             return Err(tensor_error(&name, format!("expected a known ggml type, found number {id}")));
         };
         let bytes = ty.bytes(&dims).map_err(|problem| tensor_error(&name, problem))?;
-        // An offset into the data for now; `place` turns it into a place in the file.
+        // The file gives an offset into the data; `place` turns it into a place in the file.
         let start = self.number()?;
         Ok(TensorInfo { name, dims, ty, start, bytes })
     }

@@ -315,10 +315,9 @@ impl Context {
         &self.interrupt
     }
 
-    /// The layers that a decode so far offered to hook: `(attention, head output)` of each.
-    pub fn offered(&self) -> Vec<(usize, bool, bool)> {
-        let state = self.state.iter();
-        state.flat_map(|state| state.offered.iter()).map(|(l, o)| (*l, o.attention, o.head_output)).collect()
+    /// Whether a decode so far had attention that the hook could see; without a hook, `false`.
+    pub fn offers_attention(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.offers_attention)
     }
 
     pub(crate) fn inner(&self) -> &LlamaContext<'static> {

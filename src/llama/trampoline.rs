@@ -1,6 +1,5 @@
 //! The function that llama.cpp's scheduler calls for every node of a graph, and what it keeps between calls.
 
-use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,25 +10,19 @@ use super::cells::Caches;
 use super::hook::{Attention, HeadOutput, Hook, HookError, Point};
 use super::tensor::{Mask, Tensor, Values};
 
-/// What a layer's graph offered to hook, seen so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Offered {
-    pub attention: bool,
-    pub head_output: bool,
-}
-
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
     pub hook: Box<dyn Hook>,
     pub caches: Caches,
     pub rows: Vec<Row>,
-    pub offered: BTreeMap<usize, Offered>,
+    /// Whether a graph so far had attention over cached keys that a hook could see.
+    pub offers_attention: bool,
     pub error: Option<String>,
 }
 
 impl State {
     pub fn new(hook: Box<dyn Hook>) -> Self {
-        Self { hook, caches: Caches::default(), rows: Vec::new(), offered: BTreeMap::new(), error: None }
+        Self { hook, caches: Caches::default(), rows: Vec::new(), offers_attention: false, error: None }
     }
 
     /// The next decode runs `rows`.
@@ -53,11 +46,7 @@ impl State {
 
     fn offers(&mut self, node: Tensor<'_>, prefix: &[u8], point: Point) -> bool {
         let Some(layer) = layer_of(node.name(), prefix) else { return false };
-        let offered = self.offered.entry(layer).or_default();
-        match point {
-            Point::Attention => offered.attention = true,
-            Point::HeadOutput => offered.head_output = true,
-        }
+        self.offers_attention |= point == Point::Attention;
         self.hook.wants(point, layer)
     }
 
