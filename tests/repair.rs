@@ -235,25 +235,28 @@ fn batch_noise(model: &Arc<Model>, rows: &[Row]) -> f32 {
     one.iter().zip(&two).map(|(a, b)| largest_difference(a, b)).fold(0.0, f32::max)
 }
 
-#[test]
-fn two_sequences_side_by_side_give_what_each_gives_alone() {
+/// How many tokens later the second of two sequences begins.
+const LATE: usize = 6;
+
+fn two_sequences_give_what_each_gives_alone(streams: bool) {
     for arch in Arch::ALL {
         let model = load(&tiny::tiny(arch, WeightType::F32));
         let n_vocab = model.n_vocab();
         let (first, second) = (rows(0, n_vocab), rows(1, n_vocab));
         let alone = [&first, &second].map(|rows| {
             let (mut context, control, _) = checked(&model, &params(None, 64));
-            (decode(&mut context, rows, 1), control.stats().total())
+            (decode(&mut context, rows, 1), control.stats())
         });
         // What another batch size alone changes, without StepFlow: rounding, and for gemma3 llama.cpp's GELU table.
         let noise = batch_noise(&model, &first);
-        // Interleaved token by token, the second one five tokens late.
+        // Interleaved token by token.
         let mut mixed = Vec::new();
-        for i in 0..first.len() + 5 {
+        for i in 0..first.len() + LATE {
             mixed.extend(first.get(i).cloned());
-            mixed.extend(i.checked_sub(5).and_then(|i| second.get(i)).cloned());
+            mixed.extend(i.checked_sub(LATE).and_then(|i| second.get(i)).cloned());
         }
-        let (mut context, control, _) = checked(&model, &params(None, 64));
+        let params = ContextParams { streams, n_ctx: 512, ..params(None, 64) };
+        let (mut context, control, _) = checked(&model, &params);
         let logits = decode(&mut context, &mixed, 2);
         for (row, logits) in mixed.iter().zip(&logits) {
             let what = format!("{arch:?}, sequence {}, position {}", row.sequence, row.position);
@@ -261,10 +264,38 @@ fn two_sequences_side_by_side_give_what_each_gives_alone() {
             let worst = largest_difference(logits, expected);
             assert!(worst <= 4.0 * noise, "{what}: {worst}, batch noise {noise}");
         }
-        let (mixed, sum) = (control.stats().total(), alone[0].1.rows_seen + alone[1].1.rows_seen);
-        assert_eq!(mixed.rows_seen, sum, "{arch:?}");
-        assert_eq!(mixed.injections, alone[0].1.injections + alone[1].1.injections, "{arch:?}");
+        for (sequence, (_, alone)) in alone.iter().enumerate() {
+            let (mixed, alone) = (control.take_stats(sequence as u32).total(), alone.total());
+            assert_eq!(mixed.rows_seen, alone.rows_seen, "{arch:?}, sequence {sequence}");
+            assert_eq!(mixed.injections, alone.injections, "{arch:?}, sequence {sequence}");
+        }
     }
+}
+
+#[test]
+fn two_sequences_in_one_stream_give_what_each_gives_alone() {
+    two_sequences_give_what_each_gives_alone(false);
+}
+
+#[test]
+fn two_sequences_in_streams_of_their_own_give_what_each_gives_alone() {
+    two_sequences_give_what_each_gives_alone(true);
+}
+
+#[test]
+fn other_settings_take_hold_with_the_next_decode() {
+    let model = load(&tiny::tiny(Arch::Qwen2, WeightType::F32));
+    let rows = rows(0, model.n_vocab());
+    let (mut context, control, seen) = checked(&model, &params(None, 64));
+    decode(&mut context, &rows[..50], 50);
+    let mut config = StepFlowConfig::paper();
+    config.oeb.as_mut().unwrap().layers = "5".parse().unwrap();
+    config.smi = None;
+    control.configure(&config).unwrap();
+    decode(&mut context, &rows[50..], 64);
+    assert_eq!(seen.lock().unwrap().attention_layers, [0, 1, 5].into());
+    config.oeb.as_mut().unwrap().layers = "8".parse().unwrap();
+    assert!(control.configure(&config).unwrap_err().to_string().contains("0-7"));
 }
 
 /// Logits of the same tokens from llama-cpp-2 alone.

@@ -80,6 +80,7 @@ pub fn context_params(args: &ContextArgs, interrupt: &Interrupt) -> ContextParam
         n_batch: args.batch_size,
         n_ubatch: args.ubatch_size.min(args.batch_size),
         n_sequences: 1,
+        streams: false,
         n_threads,
         n_threads_batch: positive(args.threads_batch).unwrap_or(n_threads),
         flash_attention: flash_attention(args.flash_attn),

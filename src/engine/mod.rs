@@ -1,4 +1,4 @@
-//! One sequence from prompt to tokens: what every front of the program uses.
+//! From prompt to tokens: what every front of the program uses.
 //!
 //! A [`Session`] turns the tokens of a prompt into a stream of [`Event`]s; [`ChatTemplate`] makes the prompt, [`Sampler`]
 //! chooses the tokens, and [`Repair`] is StepFlow as a graph hook. [`score`] scores a given text instead; it needs no
@@ -7,6 +7,7 @@
 mod answer;
 mod events;
 mod open;
+mod parallel;
 mod repair;
 mod sampling;
 mod score;
@@ -15,8 +16,9 @@ mod template;
 
 pub use events::{Event, Finish, Request, Summary};
 pub use open::{load_adapter, open, warm_up};
+pub use parallel::{Generated, Job, Parallel};
 pub use repair::{Control, Repair};
 pub use sampling::{Sampler, SamplerKind, SamplingParams};
 pub use score::{label, score};
-pub use session::{EngineError, Session, SessionParams, about, markers_of, tokenize};
+pub use session::{EngineError, Session, SessionParams, about, markers_of, prompt_tokens, tokenize};
 pub use template::{ChatTemplate, Message, Prompt, TemplateError};

@@ -1,13 +1,13 @@
 //! StepFlow as a graph hook: joins the arithmetic of [`crate::stepflow`] to the attention that llama.cpp computes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::kernels::host::{RowKeys, bridge_row, inject_row};
 use crate::llama::{Attention, HeadOutput, Hook, HookError, Point, Row};
 use crate::stepflow::oeb::Group;
-use crate::stepflow::{ConfigError, LayerStats, Side, Stats, StepFlowConfig, Window};
+use crate::stepflow::{ConfigError, LayerSelection, LayerStats, Side, Stats, StepFlowConfig, Window};
 use crate::trace::Segment;
 
 /// Below this many probabilities a layer is bridged on the calling thread: starting threads would cost more.
@@ -15,11 +15,7 @@ const PARALLEL_FROM: usize = 1 << 19;
 
 /// The repairs of one context: a [`Hook`].
 pub struct Repair {
-    oeb_layers: BTreeSet<usize>,
-    tau_max: f32,
-    smi_layers: BTreeSet<usize>,
-    alpha: f32,
-    window: Window,
+    settings: Settings,
     n_threads: usize,
     control: Control,
     /// Rows of this micro-batch that OEB looks at.
@@ -27,14 +23,49 @@ pub struct Repair {
     /// Rows of this micro-batch that SMI injects into.
     starts: Vec<usize>,
     /// Visible keys of every row in `bridged`, per mask of this micro-batch.
-    keys: HashMap<usize, Arc<Vec<RowKeys>>>,
+    keys: HashMap<(usize, usize), Arc<Vec<RowKeys>>>,
 }
 
-/// A handle on a running [`Repair`]: its switch and its statistics.
+/// A configuration, resolved for a model.
+#[derive(Debug, Clone, PartialEq)]
+struct Settings {
+    oeb_layers: BTreeSet<usize>,
+    tau_max: f32,
+    smi_layers: BTreeSet<usize>,
+    alpha: f32,
+    window: Window,
+}
+
+impl Settings {
+    fn new(config: &StepFlowConfig, n_layer: usize) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let (oeb, smi) = (config.oeb.as_ref(), config.smi.as_ref());
+        let layers = |selection: Option<&LayerSelection>, side| {
+            selection.map_or(Ok(BTreeSet::new()), |selection| selection.resolve(n_layer, side))
+        };
+        Ok(Self {
+            oeb_layers: layers(oeb.map(|oeb| &oeb.layers), Side::Shallow)?,
+            tau_max: oeb.map_or(0.0, |oeb| oeb.tau_max),
+            smi_layers: layers(smi.map(|smi| &smi.layers), Side::Deep)?,
+            alpha: smi.map_or(0.0, |smi| smi.alpha),
+            window: smi.map_or(Window::Step, |smi| smi.window),
+        })
+    }
+}
+
+/// A handle on a running [`Repair`]: its switch, its settings and its statistics.
 #[derive(Debug, Clone)]
 pub struct Control {
     on: Arc<AtomicBool>,
-    stats: Arc<Mutex<Stats>>,
+    n_layer: usize,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    /// By sequence.
+    stats: BTreeMap<u32, Stats>,
 }
 
 impl Control {
@@ -48,18 +79,34 @@ impl Control {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// The statistics so far.
+    /// Other settings, from the next decode on.
+    ///
+    /// # Errors
+    /// As [`Repair::new`]; the old settings stay then.
+    pub fn configure(&self, config: &StepFlowConfig) -> Result<(), ConfigError> {
+        self.lock().settings = Settings::new(config, self.n_layer)?;
+        Ok(())
+    }
+
+    /// The statistics so far, of all sequences.
     pub fn stats(&self) -> Stats {
-        self.lock().clone()
+        let mut all = Stats::default();
+        self.lock().stats.values().for_each(|stats| all.merge(stats));
+        all
+    }
+
+    /// The statistics of one sequence, which counts from zero again.
+    pub fn take_stats(&self, sequence: u32) -> Stats {
+        self.lock().stats.remove(&sequence).unwrap_or_default()
     }
 
     /// Counts from zero again.
     pub fn reset_stats(&self) {
-        *self.lock() = Stats::default();
+        self.lock().stats.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stats> {
-        self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -69,20 +116,12 @@ impl Repair {
     /// # Errors
     /// When a setting is out of range or a layer is outside the model.
     pub fn new(config: &StepFlowConfig, n_layer: usize, n_threads: usize) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let oeb = config.oeb.clone();
-        let smi = config.smi.clone();
-        let layers = |selection: Option<&crate::stepflow::LayerSelection>, side| {
-            selection.map_or(Ok(BTreeSet::new()), |selection| selection.resolve(n_layer, side))
-        };
+        let settings = Settings::new(config, n_layer)?;
+        let shared = Shared { settings: settings.clone(), stats: BTreeMap::new() };
         Ok(Self {
-            oeb_layers: layers(oeb.as_ref().map(|oeb| &oeb.layers), Side::Shallow)?,
-            tau_max: oeb.map_or(0.0, |oeb| oeb.tau_max),
-            smi_layers: layers(smi.as_ref().map(|smi| &smi.layers), Side::Deep)?,
-            alpha: smi.as_ref().map_or(0.0, |smi| smi.alpha),
-            window: smi.map_or(Window::Step, |smi| smi.window),
+            settings,
             n_threads: n_threads.max(1),
-            control: Control { on: Arc::new(AtomicBool::new(true)), stats: Arc::default() },
+            control: Control { on: Arc::new(AtomicBool::new(true)), n_layer, shared: Arc::new(Mutex::new(shared)) },
             bridged: Vec::new(),
             starts: Vec::new(),
             keys: HashMap::new(),
@@ -96,17 +135,16 @@ impl Repair {
 
     /// The layers that OEB works in.
     pub fn oeb_layers(&self) -> &BTreeSet<usize> {
-        &self.oeb_layers
+        &self.settings.oeb_layers
     }
 
     /// The layers that SMI works in.
     pub fn smi_layers(&self) -> &BTreeSet<usize> {
-        &self.smi_layers
+        &self.settings.smi_layers
     }
 
-    /// Visible keys of every bridged row under this layer's mask; layers that share a mask share the work.
-    fn keys(&mut self, attention: &Attention<'_>) -> Arc<Vec<RowKeys>> {
-        let rows = &self.bridged;
+    /// Visible keys of the bridged `rows` under this layer's mask; layers that share a mask share the work.
+    fn keys(&mut self, attention: &Attention<'_>, rows: &[usize]) -> Arc<Vec<RowKeys>> {
         let collect = || {
             let keys_of = |&row: &usize| {
                 let own = attention.rows[row].segment;
@@ -123,7 +161,7 @@ impl Repair {
     /// The cells that SMI averages for a step start: the last ones of the step before that are still to be seen.
     fn window_cells(&self, output: &HeadOutput<'_>, row: usize) -> Vec<usize> {
         let Row { sequence, previous_step: Some(step), .. } = &output.rows[row] else { return Vec::new() };
-        let first = match self.window {
+        let first = match self.settings.window {
             Window::Last(cells) => step.start.max(step.end.saturating_sub(cells)),
             Window::Step => step.start,
         };
@@ -154,12 +192,13 @@ impl Hook for Repair {
         if !self.control.is_on() {
             return;
         }
+        self.settings.clone_from(&self.control.lock().settings);
         for (i, row) in rows.iter().enumerate() {
             if row.segment != Segment::Question {
                 self.bridged.push(i);
             }
             // Adding nothing would still turn -0 into +0, and off must be bit-identical.
-            if row.previous_step.is_some() && self.alpha != 0.0 {
+            if row.previous_step.is_some() && self.settings.alpha != 0.0 {
                 self.starts.push(i);
             }
         }
@@ -167,28 +206,30 @@ impl Hook for Repair {
 
     fn wants(&self, point: Point, layer: usize) -> bool {
         match point {
-            Point::Attention => !self.bridged.is_empty() && self.oeb_layers.contains(&layer),
-            Point::HeadOutput => !self.starts.is_empty() && self.smi_layers.contains(&layer),
+            Point::Attention => !self.bridged.is_empty() && self.settings.oeb_layers.contains(&layer),
+            Point::HeadOutput => !self.starts.is_empty() && self.settings.smi_layers.contains(&layer),
         }
     }
 
     fn attention(&mut self, attention: Attention<'_>) -> Result<(), HookError> {
-        let keys = self.keys(&attention);
-        let (n_kv, tau_max, sinks) = (attention.n_kv, self.tau_max, attention.sinks);
-        let bridged = &self.bridged;
-        let bridge_head = |head: &mut [f32]| {
-            let mut stats = LayerStats::default();
-            for (&row, keys) in bridged.iter().zip(keys.iter()) {
+        let rows = within(&self.bridged, attention.first_row, attention.rows.len());
+        let keys = self.keys(&attention, &rows);
+        let (n_kv, tau_max, sinks) = (attention.n_kv, self.settings.tau_max, attention.sinks);
+        let bridge_head = |head: &mut [f32], stats: &mut [LayerStats]| {
+            for ((&row, keys), stats) in rows.iter().zip(keys.iter()).zip(stats) {
                 let done = bridge_row(&mut head[row * n_kv..(row + 1) * n_kv], keys, tau_max, sinks);
                 stats.add_row(done.before, done.after, done.changed);
             }
-            stats
         };
         let n_rows = attention.rows.len();
         let heads = attention.probs.chunks_mut(n_rows * n_kv).collect();
-        let parallel = bridged.len() * n_kv * attention.n_head >= PARALLEL_FROM;
-        let counted = for_each_head(heads, if parallel { self.n_threads } else { 1 }, bridge_head);
-        self.control.lock().layer(attention.layer).merge(&counted);
+        let parallel = rows.len() * n_kv * attention.n_head >= PARALLEL_FROM;
+        let counted = for_each_head(heads, if parallel { self.n_threads } else { 1 }, rows.len(), bridge_head);
+        let mut shared = self.control.lock();
+        for (&row, counted) in rows.iter().zip(&counted) {
+            let sequence = attention.rows[row].sequence;
+            shared.stats.entry(sequence).or_default().layer(attention.layer).merge(counted);
+        }
         Ok(())
     }
 
@@ -196,7 +237,7 @@ impl Hook for Repair {
         let n_head_kv = output.values.n_head_kv();
         let group_size = (output.n_head / n_head_kv.max(1)).max(1);
         let mut sum = vec![0f32; output.head_dim];
-        for &row in &self.starts {
+        for row in within(&self.starts, output.first_row, output.rows.len()) {
             let cells = self.window_cells(&output, row);
             if cells.is_empty() {
                 continue;
@@ -207,37 +248,45 @@ impl Hook for Repair {
                     sum.fill(0.0);
                     cells.iter().for_each(|&cell| output.values.add_to(cell, head / group_size, &mut sum));
                 }
-                let (a, t) = inject_row(output.row_mut(head, row), &sum, cells.len(), self.alpha);
+                let (a, t) = inject_row(output.row_mut(head, row), &sum, cells.len(), self.settings.alpha);
                 (added, total) = (added + a, total + t);
             }
             let relative = if total > 0.0 { (added / total).sqrt() } else { 0.0 };
-            self.control.lock().layer(output.layer).add_injection(relative);
+            let mut shared = self.control.lock();
+            shared.stats.entry(output.rows[row].sequence).or_default().layer(output.layer).add_injection(relative);
         }
         Ok(())
     }
 }
 
-/// Runs `work` on every head, over `n_threads` threads, and adds up what it counted.
+/// Those of the ascending `rows` that lie in the `n` rows from `first` on, counted from there.
+fn within(rows: &[usize], first: usize, n: usize) -> Vec<usize> {
+    let inside = rows.partition_point(|&row| row < first)..rows.partition_point(|&row| row < first + n);
+    rows[inside].iter().map(|row| row - first).collect()
+}
+
+/// Runs `work` on every head, over `n_threads` threads, and adds up what it counted for each of `n_rows` rows.
 fn for_each_head(
     mut heads: Vec<&mut [f32]>,
     n_threads: usize,
-    work: impl Fn(&mut [f32]) -> LayerStats + Sync,
-) -> LayerStats {
+    n_rows: usize,
+    work: impl Fn(&mut [f32], &mut [LayerStats]) + Sync,
+) -> Vec<LayerStats> {
     let run = |heads: &mut [&mut [f32]]| {
-        let mut counted = LayerStats::default();
-        heads.iter_mut().for_each(|head| counted.merge(&work(head)));
+        let mut counted = vec![LayerStats::default(); n_rows];
+        heads.iter_mut().for_each(|head| work(head, &mut counted));
         counted
     };
     if n_threads == 1 {
         return run(&mut heads);
     }
     let share = heads.len().div_ceil(n_threads).max(1);
-    let mut counted = LayerStats::default();
+    let mut counted = vec![LayerStats::default(); n_rows];
     std::thread::scope(|scope| {
         let threads: Vec<_> = heads.chunks_mut(share).map(|heads| scope.spawn(|| run(heads))).collect();
         for thread in threads {
             match thread.join() {
-                Ok(stats) => counted.merge(&stats),
+                Ok(part) => counted.iter_mut().zip(&part).for_each(|(all, part)| all.merge(part)),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }

@@ -129,15 +129,7 @@ impl Session {
 
     /// Tokens of a rendered prompt, and how many of them come before its opening.
     pub fn tokenize(&self, prompt: &Prompt) -> (Vec<Token>, usize) {
-        let model = self.model();
-        let (tokens, added) = tokenize(model, &format!("{}{}", prompt.conversation, prompt.opening));
-        let mut bytes = 0;
-        let before_opening = tokens.iter().skip(added).take_while(|&&token| {
-            bytes += model.piece(token).len();
-            bytes <= prompt.conversation.len()
-        });
-        let question = if prompt.conversation.is_empty() { 0 } else { before_opening.count() + added };
-        (tokens, question)
+        prompt_tokens(self.model(), prompt)
     }
 
     /// Tells before any work is done whether there is a prompt and it fits.
@@ -234,22 +226,9 @@ impl Session {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<usize, EngineError> {
         let total = request.tokens.len();
-        let mut rows = Vec::with_capacity(total - cached);
-        for (position, &token) in request.tokens.iter().enumerate().skip(cached) {
-            if position == request.question {
-                self.start_turn();
-            }
-            let mut tracked = self.tracker.push(&self.context.model().piece(token), false);
-            if position < request.question {
-                // Markers of earlier answers, if the template repeats them, do not count for this one.
-                tracked = Tracked { segment: Segment::Question, step_start: None };
-            }
-            rows.push(row(token, position, &tracked, position + 1 == total));
-        }
-        if request.question >= total {
-            // A template that opens no answer: the first generated token opens it.
-            self.start_turn();
-        }
+        // From here on it is the answer's turn: all before it is question.
+        self.context.relabel(0, Segment::Question);
+        let rows = prompt_rows(self.context.model(), &mut self.tracker, &request.tokens, request.question, cached);
         self.tokens.extend_from_slice(&request.tokens[cached..]);
         on_event(Event::Prompt { done: cached, total });
         let mut last_row = 0;
@@ -259,12 +238,6 @@ impl Session {
             on_event(Event::Prompt { done: self.n_decoded, total });
         }
         Ok(last_row)
-    }
-
-    /// From here on it is the answer's turn: all before it is question.
-    fn start_turn(&mut self) {
-        self.tracker.new_turn();
-        self.context.relabel(0, Segment::Question);
     }
 
     fn decode_answer(
@@ -325,6 +298,18 @@ pub fn about(model: &Model) -> serde_json::Map<String, serde_json::Value> {
     facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// Tokens of a rendered prompt, and how many of them come before its opening.
+pub fn prompt_tokens(model: &Model, prompt: &Prompt) -> (Vec<Token>, usize) {
+    let (tokens, added) = tokenize(model, &format!("{}{}", prompt.conversation, prompt.opening));
+    let mut bytes = 0;
+    let before_opening = tokens.iter().skip(added).take_while(|&&token| {
+        bytes += model.piece(token).len();
+        bytes <= prompt.conversation.len()
+    });
+    let question = if prompt.conversation.is_empty() { 0 } else { before_opening.count() + added };
+    (tokens, question)
+}
+
 /// Tokens of a text in which special tokens count as such, and how many of them were put in front: the model's first
 /// token, where it wants one and the text does not begin with it.
 pub fn tokenize(model: &Model, text: &str) -> (Vec<Token>, usize) {
@@ -334,6 +319,34 @@ pub fn tokenize(model: &Model, text: &str) -> (Vec<Token>, usize) {
     let tokens = model.tokenize(text, !written, true);
     let added = usize::from(!written && model.adds_bos() && tokens.first().copied() == model.bos());
     (tokens, added)
+}
+
+/// The rows of a prompt from position `cached` on, in sequence 0; the last one's logits are wanted. The `question`
+/// tokens before the opening of the answer are question whatever they say.
+pub(super) fn prompt_rows(
+    model: &Model,
+    tracker: &mut Tracker,
+    tokens: &[Token],
+    question: usize,
+    cached: usize,
+) -> Vec<Row> {
+    let mut rows = Vec::with_capacity(tokens.len() - cached);
+    for (position, &token) in tokens.iter().enumerate().skip(cached) {
+        if position == question {
+            tracker.new_turn();
+        }
+        let mut tracked = tracker.push(&model.piece(token), false);
+        if position < question {
+            // Markers of earlier answers, if the template repeats them, do not count for this one.
+            tracked = Tracked { segment: Segment::Question, step_start: None };
+        }
+        rows.push(row(token, position, &tracked, position + 1 == tokens.len()));
+    }
+    if question >= tokens.len() {
+        // A template that opens no answer: the first generated token opens it.
+        tracker.new_turn();
+    }
+    rows
 }
 
 /// The row of a tracked token in sequence 0.

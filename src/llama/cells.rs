@@ -17,7 +17,7 @@ pub struct Cell {
     pub segment: Segment,
 }
 
-/// The cells of one KV cache. A model with sliding-window layers has two caches, each with its own cells.
+/// The cells of one stream of a KV cache. A model with sliding-window layers has two caches, each with its own cells.
 #[derive(Debug, Clone, Default)]
 pub struct Cells {
     cells: Vec<Option<Cell>>,
@@ -60,10 +60,34 @@ impl Cells {
     }
 }
 
+/// The streams of one KV cache: one for all sequences, or one for each.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Vec<Cells>);
+
+impl Streams {
+    /// Notes that `row` was written to `index`, counted over all of `n_streams` streams of `size` cells.
+    pub fn write(&mut self, index: usize, size: usize, n_streams: usize, row: &Row) {
+        if self.0.len() < n_streams {
+            self.0.resize(n_streams, Cells::default());
+        }
+        if let Some(cells) = self.0.get_mut(index / size.max(1)) {
+            cells.write(index % size.max(1), row);
+        }
+    }
+
+    /// The stream that holds `sequence`.
+    pub fn of_sequence(&self, sequence: u32) -> Option<&Cells> {
+        match &self.0[..] {
+            [all] => Some(all),
+            streams => streams.get(sequence as usize),
+        }
+    }
+}
+
 /// Every KV cache of a context, told apart by the layers that use them.
 #[derive(Debug, Default)]
 pub(super) struct Caches {
-    caches: Vec<Cells>,
+    caches: Vec<Streams>,
     cache_of_layer: HashMap<usize, usize>,
     /// Caches whose writes of the running graph are already followed.
     written: Vec<bool>,
@@ -83,7 +107,7 @@ impl Caches {
     pub fn of_write(&mut self, layer: usize, indices: usize) -> (usize, bool) {
         let cache = *self.cache_of_layer.entry(layer).or_insert_with(|| {
             *self.seen.entry(indices).or_insert_with(|| {
-                self.caches.push(Cells::default());
+                self.caches.push(Streams::default());
                 self.written.push(false);
                 self.caches.len() - 1
             })
@@ -91,17 +115,17 @@ impl Caches {
         (cache, !std::mem::replace(&mut self.written[cache], true))
     }
 
-    pub fn cells_mut(&mut self, cache: usize) -> &mut Cells {
+    pub fn streams_mut(&mut self, cache: usize) -> &mut Streams {
         &mut self.caches[cache]
     }
 
-    /// The cells that `layer` attends over.
-    pub fn of_layer(&self, layer: usize) -> Option<&Cells> {
+    /// The streams that `layer` attends over.
+    pub fn of_layer(&self, layer: usize) -> Option<&Streams> {
         self.cache_of_layer.get(&layer).map(|&cache| &self.caches[cache])
     }
 
     pub fn relabel(&mut self, sequence: u32, segment: Segment) {
-        self.caches.iter_mut().for_each(|cells| cells.relabel(sequence, segment));
+        self.caches.iter_mut().flat_map(|streams| &mut streams.0).for_each(|cells| cells.relabel(sequence, segment));
     }
 }
 
@@ -125,6 +149,16 @@ mod tests {
         assert_eq!(cells.find(1, 7), Some(3));
         assert_eq!(cells.find(0, 1), Some(5));
         assert_eq!(cells.get(4), None);
+    }
+
+    #[test]
+    fn streams_count_their_cells_from_zero() {
+        let mut streams = Streams::default();
+        streams.write(5, 8, 3, &row(0, 0));
+        streams.write(8 + 5, 8, 3, &row(1, 0));
+        assert_eq!(streams.of_sequence(1).unwrap().find(1, 0), Some(5));
+        assert_eq!(streams.of_sequence(1).unwrap().find(0, 0), None);
+        assert!(streams.of_sequence(3).is_none());
     }
 
     #[test]

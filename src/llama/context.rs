@@ -93,6 +93,9 @@ pub struct ContextParams {
     pub n_ubatch: u32,
     /// Sequences it can hold side by side, sharing the context.
     pub n_sequences: u32,
+    /// Whether each sequence has a stream of its own: a share of the cells that it alone attends over, which is much
+    /// faster for many sequences. Batches must then be made as [`Context::decode`] says.
+    pub streams: bool,
     /// Threads for generation, [`MAX_THREADS`] at most.
     pub n_threads: i32,
     /// Threads for batches, [`MAX_THREADS`] at most.
@@ -115,6 +118,7 @@ impl Default for ContextParams {
             n_batch: 2048,
             n_ubatch: 512,
             n_sequences: 1,
+            streams: false,
             n_threads: threads,
             n_threads_batch: threads,
             flash_attention: FlashAttention::Auto,
@@ -166,6 +170,7 @@ pub struct Context {
     interrupt: Arc<AtomicBool>,
     batch: LlamaBatch<'static>,
     n_ubatch: usize,
+    streams: bool,
     model: Arc<Model>,
 }
 
@@ -199,8 +204,8 @@ impl Context {
             })
             .with_type_k(params.type_k.0)
             .with_type_v(params.type_v.0)
-            // One stream for all sequences keeps a micro-batch in the order it was submitted.
-            .with_kv_unified(true);
+            // One stream for all sequences keeps any micro-batch in the order it was submitted.
+            .with_kv_unified(!params.streams);
         let fields = fields(&mut raw);
         fields.abort_callback = Some(is_interrupted);
         fields.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast();
@@ -211,7 +216,7 @@ impl Context {
         let inner = Self::create(&model, raw, n_ctx)?;
         let batch = LlamaBatch::new(inner.n_batch() as usize, 1);
         let n_ubatch = inner.n_ubatch() as usize;
-        Ok(Self { inner, state, interrupt, batch, n_ubatch, model })
+        Ok(Self { inner, state, interrupt, batch, n_ubatch, streams: params.streams, model })
     }
 
     fn create(model: &Model, raw: LlamaContextParams, n_ctx: u32) -> Result<LlamaContext<'static>, LlamaError> {
@@ -255,13 +260,15 @@ impl Context {
             .map_err(|error| LlamaError::Adapter { path: self.model.path().to_owned(), reason: error.to_string() })
     }
 
-    /// Decodes a batch of at most [`Context::max_batch`] tokens.
+    /// Decodes a batch of at most [`Context::max_batch`] tokens. With streams, it holds consecutive sequences in
+    /// ascending order, each with equally many tokens: llama.cpp would split any other.
     ///
     /// # Errors
     /// When the context is full, the interrupt flag was set, a hook failed, or llama.cpp did. Nothing of the batch is
     /// kept then.
     pub fn decode(&mut self, batch: &Batch) -> Result<(), LlamaError> {
         assert!(batch.rows.len() <= self.max_batch(), "a batch is at most `max_batch` tokens");
+        assert!(!self.streams || batch.is_even(), "a batch for streams has equally many tokens of each sequence");
         if batch.rows.is_empty() {
             return Ok(());
         }

@@ -56,7 +56,9 @@ pub struct Attention<'a> {
     pub probs: &'a mut [f32],
     /// Whether the softmax kept a share for an attention sink.
     pub sinks: bool,
-    /// The tokens of the micro-batch.
+    /// Where `rows` begin in the micro-batch. A context with streams shows one sequence at a time.
+    pub first_row: usize,
+    /// The tokens whose attention this is.
     pub rows: &'a [Row],
     /// What the cells hold.
     pub cells: &'a Cells,
@@ -74,8 +76,8 @@ impl Attention<'_> {
         self.mask.visible(row, cell)
     }
 
-    /// Identifies the mask within one micro-batch: layers with equal keys have the same visible cells.
-    pub fn mask_key(&self) -> usize {
+    /// Identifies the mask within one micro-batch: where keys are equal, visible cells are.
+    pub fn mask_key(&self) -> (usize, usize) {
         self.mask.key()
     }
 
@@ -98,7 +100,9 @@ pub struct HeadOutput<'a> {
     pub output: &'a mut [f32],
     /// The V cache that they were made from.
     pub values: Values<'a>,
-    /// The tokens of the micro-batch.
+    /// Where `rows` begin in the micro-batch. A context with streams shows one sequence at a time.
+    pub first_row: usize,
+    /// The tokens whose outputs these are.
     pub rows: &'a [Row],
     /// What the cells hold.
     pub cells: &'a Cells,

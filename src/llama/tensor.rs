@@ -140,7 +140,9 @@ pub struct Mask<'g> {
     bytes: Cow<'g, [u8]>,
     kind: sys::ggml_type,
     row_stride: usize,
-    key: usize,
+    stream_stride: usize,
+    stream: usize,
+    address: usize,
 }
 
 impl<'g> Mask<'g> {
@@ -149,17 +151,24 @@ impl<'g> Mask<'g> {
         if !is_float(raw.type_) {
             return Err(format!("expected an attention mask of floats, found {}", tensor.type_name()).into());
         }
-        Ok(Self { bytes: tensor.bytes(), kind: raw.type_, row_stride: raw.nb[1], key: tensor.address() })
+        let [_, row_stride, _, stream_stride] = raw.nb;
+        let address = tensor.address();
+        Ok(Self { bytes: tensor.bytes(), kind: raw.type_, row_stride, stream_stride, stream: 0, address })
+    }
+
+    /// The mask of one stream.
+    pub(super) fn of_stream(&self, stream: usize) -> Self {
+        Self { stream, ..self.clone() }
     }
 
     pub(super) fn visible(&self, row: usize, cell: usize) -> bool {
         let width = if self.kind == sys::GGML_TYPE_F32 { 4 } else { 2 };
-        let at = row * self.row_stride + cell * width;
+        let at = self.stream * self.stream_stride + row * self.row_stride + cell * width;
         element(self.kind, &self.bytes[at..at + width]) > f32::NEG_INFINITY
     }
 
-    pub(super) fn key(&self) -> usize {
-        self.key
+    pub(super) fn key(&self) -> (usize, usize) {
+        (self.address, self.stream)
     }
 }
 
@@ -168,27 +177,27 @@ impl<'g> Mask<'g> {
 pub struct Values<'g> {
     bytes: Cow<'g, [u8]>,
     kind: sys::ggml_type,
-    /// Byte strides of cell, dimension and head.
-    strides: [usize; 3],
+    /// Byte strides of cell, dimension, head and stream.
+    strides: [usize; 4],
+    stream: usize,
     head_dim: usize,
     n_head_kv: usize,
 }
 
 impl<'g> Values<'g> {
-    /// `tensor` is `[n_kv, head_dim, n_head_kv]`.
+    /// `tensor` is `[n_kv, head_dim, n_head_kv, n_streams]`.
     pub(super) fn new(tensor: Tensor<'g>) -> Result<Self, HookError> {
         let raw = tensor.get();
         if !is_float(raw.type_) {
             return Err(format!("expected a V cache of floats, found {}; use -ctv f16", tensor.type_name()).into());
         }
         let [_, head_dim, n_head_kv, _] = tensor.shape();
-        Ok(Self {
-            bytes: tensor.bytes(),
-            kind: raw.type_,
-            strides: [raw.nb[0], raw.nb[1], raw.nb[2]],
-            head_dim,
-            n_head_kv,
-        })
+        Ok(Self { bytes: tensor.bytes(), kind: raw.type_, strides: raw.nb, stream: 0, head_dim, n_head_kv })
+    }
+
+    /// The values of one stream.
+    pub(super) fn of_stream(&self, stream: usize) -> Self {
+        Self { stream, ..self.clone() }
     }
 
     /// Key-value heads.
@@ -199,8 +208,10 @@ impl<'g> Values<'g> {
     /// Adds the value of `cell` in key-value head `head` to `sum`, `[head_dim]`.
     pub fn add_to(&self, cell: usize, head: usize, sum: &mut [f32]) {
         let width = if self.kind == sys::GGML_TYPE_F32 { 4 } else { 2 };
+        let [of_cell, of_dim, of_head, of_stream] = self.strides;
+        let start = self.stream * of_stream + head * of_head + cell * of_cell;
         for (dim, sum) in sum.iter_mut().enumerate().take(self.head_dim) {
-            let at = cell * self.strides[0] + dim * self.strides[1] + head * self.strides[2];
+            let at = start + dim * of_dim;
             *sum += element(self.kind, &self.bytes[at..at + width]);
         }
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llama_cpp_sys_2 as sys;
 
 use super::Row;
-use super::cells::Caches;
+use super::cells::{Caches, Cells, Streams};
 use super::hook::{Attention, HeadOutput, Hook, HookError, Point};
 use super::tensor::{Mask, Tensor, Values};
 
@@ -67,9 +67,10 @@ impl State {
             )
             .into());
         }
-        let cells = self.caches.cells_mut(cache);
+        let [_, size, n_streams, _] = node.owner().shape();
+        let streams = self.caches.streams_mut(cache);
         for (index, row) in indices.iter().zip(&self.rows) {
-            cells.write(usize::try_from(*index)?, row);
+            streams.write(usize::try_from(*index)?, size, n_streams, row);
         }
         Ok(())
     }
@@ -86,25 +87,39 @@ impl State {
     }
 
     fn visit_attention(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
-        let [n_kv, n_rows, n_head, _] = node.shape();
-        self.check_rows(n_rows)?;
+        let [n_kv, n_rows, n_head, n_streams] = node.shape();
+        self.check_rows(n_rows * n_streams)?;
         let Self { hook, caches, rows, .. } = self;
-        let cells = cells_of(caches, node)?;
+        let streams = streams_of(caches, node)?;
         let mask = Mask::new(node.source(1).ok_or("attention without a mask")?)?;
         let sinks = node.source(2).is_some();
-        node.with_f32(|probs| hook.attention(Attention { layer, n_kv, n_head, probs, sinks, rows, cells, mask }))?
+        node.with_f32(|probs| {
+            for (stream, (probs, rows)) in probs.chunks_mut(n_kv * n_rows * n_head).zip(rows.chunks(n_rows)).enumerate()
+            {
+                let (mask, cells) = (mask.of_stream(stream), cells_of(streams, rows)?);
+                let first_row = stream * n_rows;
+                hook.attention(Attention { layer, n_kv, n_head, probs, sinks, first_row, rows, cells, mask })?;
+            }
+            Ok(())
+        })?
     }
 
     fn visit_head_output(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
-        let [head_dim, n_rows, n_head, _] = node.shape();
-        self.check_rows(n_rows)?;
+        let [head_dim, n_rows, n_head, n_streams] = node.shape();
+        self.check_rows(n_rows * n_streams)?;
         let Self { hook, caches, rows, .. } = self;
         let softmax = node.source(1).ok_or("head output without attention")?;
-        let cells = cells_of(caches, softmax)?;
+        let streams = streams_of(caches, softmax)?;
         let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?)?;
         let values = Values::new(node.source(0).ok_or("head output without values")?)?;
         node.with_f32(|output| {
-            hook.head_output(HeadOutput { layer, head_dim, n_head, output, values, rows, cells, mask })
+            let outputs = output.chunks_mut(head_dim * n_rows * n_head);
+            for (stream, (output, rows)) in outputs.zip(rows.chunks(n_rows)).enumerate() {
+                let (mask, cells) = (mask.of_stream(stream), cells_of(streams, rows)?);
+                let (values, first_row) = (values.of_stream(stream), stream * n_rows);
+                hook.head_output(HeadOutput { layer, head_dim, n_head, output, values, first_row, rows, cells, mask })?;
+            }
+            Ok(())
         })?
     }
 
@@ -116,8 +131,14 @@ impl State {
     }
 }
 
-/// The cells behind a softmax: its K comes from the cache of some layer, which need not be the node's own.
-fn cells_of<'c>(caches: &'c Caches, softmax: Tensor<'_>) -> Result<&'c super::Cells, HookError> {
+/// The stream that rows of one stream attend over.
+fn cells_of<'c>(streams: &'c Streams, rows: &[Row]) -> Result<&'c Cells, HookError> {
+    let cells = rows.first().and_then(|row| streams.of_sequence(row.sequence));
+    cells.ok_or_else(|| "attention of a sequence that has no cells".into())
+}
+
+/// The cache behind a softmax: its K comes from the cache of some layer, which need not be the node's own.
+fn streams_of<'c>(caches: &'c Caches, softmax: Tensor<'_>) -> Result<&'c Streams, HookError> {
     let mut node = softmax;
     // Between the softmax and Q x K a model may scale, cap or bias.
     while node.op() != sys::GGML_OP_MUL_MAT {

@@ -129,6 +129,15 @@ impl FromStr for Window {
     }
 }
 
+impl std::fmt::Display for Window {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Last(cells) => write!(f, "{cells}"),
+            Self::Step => write!(f, "step"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

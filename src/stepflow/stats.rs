@@ -77,6 +77,11 @@ impl Stats {
         self.layers.entry(layer).or_default()
     }
 
+    /// Adds another's counts to these, layer by layer.
+    pub fn merge(&mut self, other: &Self) {
+        other.layers.iter().for_each(|(&layer, stats)| self.layer(layer).merge(stats));
+    }
+
     /// All layers added up.
     pub fn total(&self) -> LayerStats {
         let mut total = LayerStats::default();
