@@ -41,7 +41,7 @@ pub fn write(path: &Path, size: u32, out: &mut GgufWriter) -> anyhow::Result<()>
     let Tokenizer { model, added_tokens } =
         serde_json::from_slice(&std::fs::read(path).with_context(name)?).with_context(name)?;
     let by_id: BTreeMap<u32, &String> = model.vocab.iter().map(|(text, id)| (*id, text)).collect();
-    ensure!(by_id.keys().copied().eq(0..size), "{}: expected tokens 0 to {}, each once", name(), size - 1);
+    ensure!(by_id.keys().copied().eq(0..size), "{}: expected {size} tokens, found {}", name(), by_id.len());
     let id = |text: &str| model.vocab.get(text).copied().with_context(|| format!("{}: no token {text}", name()));
     let kind = |id: u32| match added_tokens.iter().find(|token| token.id == id) {
         None => NORMAL,

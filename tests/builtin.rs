@@ -12,8 +12,8 @@ use stepflow::engine::{ChatTemplate, Message};
 use stepflow::gguf::{GgmlType, Gguf};
 use tempfile::TempDir;
 
-const QUESTION: &str = "The white tin holds 9 coins. The blue bag holds 14 fewer coins than the red box. The red box holds \
-    3 dozen coins. How many coins does the blue bag hold?";
+const QUESTION: &str =
+    "Ann has 14 fewer coins than Bob. Ida has 9 coins. Bob has 3 dozen coins. How many coins does Ann have?";
 
 const NO_MODEL: &str = "stepflow: no model named; using the embedded one";
 
@@ -65,7 +65,7 @@ fn every_command_takes_it() {
         assert!(outcome.stderr.starts_with(NO_MODEL), "{outcome:?}");
         outcome.text()
     };
-    assert!(!text(&["-no-cnv", "-p", "The red box", "-n", "4"]).is_empty());
+    assert!(!text(&["-no-cnv", "-p", "Ann has", "-n", "4"]).is_empty());
     assert!(text(&["score", "-p", QUESTION]).lines().count() > 10);
     assert!(text(&["bench", "-p", "8", "-n", "4", "-r", "1", "-t", "1"]).contains("tg4"));
     let facts: serde_json::Value = serde_json::from_str(&text(&["inspect", "--json"])).unwrap();
