@@ -53,7 +53,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model file (GGUF).
+    /// Model file (GGUF); the embedded model by default.
     #[arg(short, long, value_name = "FNAME", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
     /// Hugging Face repository `org/repo[:quant]` to fetch the model from; Q4_K_M by default [-hf, -hfr].

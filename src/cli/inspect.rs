@@ -22,7 +22,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora.as_deref())?;
     let facts = Facts {
-        model: ModelFacts::new(&model),
+        model: ModelFacts::new(&model, setup::is_embedded(&args.model)),
         thinking: Thinking::new(&model, &args.stepflow),
         stepflow: StepFlow::new(&model, &repair, adapter.as_mut()),
     };
@@ -46,6 +46,8 @@ struct Facts {
 #[derive(Serialize)]
 struct ModelFacts {
     file: String,
+    /// Whether the program brought it along.
+    embedded: bool,
     name: Option<String>,
     architecture: String,
     description: String,
@@ -68,7 +70,7 @@ struct ModelFacts {
 }
 
 impl ModelFacts {
-    fn new(model: &Model) -> Self {
+    fn new(model: &Model, embedded: bool) -> Self {
         let gguf = model.metadata();
         let mut quantization = BTreeMap::new();
         for tensor in gguf.tensors() {
@@ -77,6 +79,7 @@ impl ModelFacts {
         let heads = gguf.arch("attention.head_count").map_or(Json::Null, json);
         Self {
             file: model.path().display().to_string(),
+            embedded,
             name: gguf.str("general.name").map(str::to_owned),
             architecture: gguf.architecture().unwrap_or_default().to_owned(),
             description: model.description(),
@@ -158,7 +161,7 @@ impl Facts {
         let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
         let works = stepflow.reason.as_ref().map_or("works in this model".to_owned(), Clone::clone);
         let lines = [
-            ("file", model.file.clone()),
+            ("file", if model.embedded { format!("{} (embedded)", model.file) } else { model.file.clone() }),
             ("name", model.name.clone().unwrap_or("none".to_owned())),
             ("architecture", model.architecture.clone()),
             ("description", model.description.clone()),

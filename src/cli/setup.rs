@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, bail};
+use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams};
 use stepflow::stepflow::{OebConfig, SmiConfig, StepFlowConfig};
@@ -53,7 +54,7 @@ impl Interrupt {
     }
 }
 
-/// The model that the flags name, loaded.
+/// The model that the flags name, loaded; the embedded one where they name none.
 pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
     stepflow::llama::set_verbose(args.verbose);
     let path = model_path(args)?;
@@ -65,8 +66,19 @@ fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     match (&args.model, &args.hf_repo) {
         (Some(path), _) => Ok(path.clone()),
         (None, Some(reference)) => download::fetch(&reference.parse()?, args.hf_file.as_deref(), args.offline),
-        (None, None) => bail!("no model given: name a GGUF file with -m, or a repository with -hf"),
+        (None, None) => {
+            let (path, name) = (builtin::path()?, builtin::NAME);
+            say!(
+                "stepflow: no model named; using the embedded one ({name}, for word problems); -m or -hf name another"
+            );
+            Ok(path)
+        }
     }
+}
+
+/// Whether the flags leave it at the embedded model.
+pub fn is_embedded(args: &ModelArgs) -> bool {
+    args.model.is_none() && args.hf_repo.is_none()
 }
 
 /// The context that the flags describe.

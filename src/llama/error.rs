@@ -29,6 +29,14 @@ pub enum LlamaError {
         /// llama.cpp's last words.
         reason: String,
     },
+    /// A model could not be quantized.
+    #[error("cannot quantize to {}: {reason}", path.display())]
+    Quantize {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// llama.cpp's last words.
+        reason: String,
+    },
     /// llama.cpp could not create a context.
     #[error("llama.cpp cannot create a context of {n_ctx} tokens: {reason}; try a smaller -c")]
     Context {

@@ -10,6 +10,7 @@ mod context;
 mod error;
 mod hook;
 mod model;
+mod quantize;
 mod tensor;
 mod trampoline;
 
@@ -20,3 +21,4 @@ pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS
 pub use error::LlamaError;
 pub use hook::{Attention, HeadOutput, Hook, HookError, Point};
 pub use model::{Adapter, Model, ModelParams, Token};
+pub use quantize::quantize;

@@ -1,0 +1,70 @@
+//! The embedded model: a small reasoner inside the program, laid into the cache so that it loads as any model does.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// What the model calls itself.
+pub const NAME: &str = "StepFlow Reasoner";
+
+const MODEL: &[u8] = include_bytes!("../models/stepflow-reasoner.gguf");
+
+/// The embedded model could be laid nowhere.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the embedded model to {}: {source}; set XDG_CACHE_HOME to a folder that can be written", path.display())]
+pub struct BuiltinError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The embedded model as a file: in `stepflow/` of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), or in the
+/// temporary folder where that cannot be written. A file that is not the model, byte for byte, is replaced.
+///
+/// # Errors
+/// When neither folder can be written.
+pub fn path() -> Result<PathBuf, BuiltinError> {
+    let digest = Sha256::digest(MODEL);
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("stepflow-reasoner-{name}.gguf");
+    if let Some(folder) = cache() {
+        let path = folder.join(&name);
+        if is_model(&path) || write(&folder, &path).is_ok() {
+            return Ok(path);
+        }
+    }
+    // Where all users write, a file may be another's and change while it is mapped. So none is trusted there.
+    let folder = std::env::temp_dir();
+    let path = folder.join(&name);
+    match write(&folder, &path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(BuiltinError { path, source }),
+    }
+}
+
+/// Where scripts/fetch-smollm2 keeps its model too.
+fn cache() -> Option<PathBuf> {
+    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let cache = named.or_else(|| Some(std::env::home_dir()?.join(".cache")).filter(|folder| folder.is_absolute()));
+    cache.map(|folder| folder.join("stepflow"))
+}
+
+fn is_model(path: &Path) -> bool {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(MODEL.len() + 1);
+        // One byte more than the model has tells a longer file.
+        fs::File::open(path)?.take(MODEL.len() as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().is_ok_and(|bytes| bytes == MODEL)
+}
+
+/// Beside first and then renamed: another process may write the same file, or have it mapped.
+fn write(folder: &Path, path: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".stepflow-").tempfile_in(folder)?;
+    file.write_all(MODEL)?;
+    file.persist(path)?;
+    Ok(())
+}
