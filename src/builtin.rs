@@ -1,4 +1,5 @@
-//! The embedded model: a small reasoner inside the program, laid into the cache so that it loads as any model does.
+//! The embedded model: a small reasoner inside the program, laid into the cache so that it loads as any model does; and
+//! its problems.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -10,6 +11,13 @@ use sha2::{Digest, Sha256};
 pub const NAME: &str = "StepFlow Reasoner";
 
 const MODEL: &[u8] = include_bytes!("../models/stepflow-reasoner.gguf");
+
+/// Problems that the model was not trained on: name and text, as [`crate::eval::problem::read`] takes them.
+pub const TEST: (&str, &str) = ("stepflow-reasoner.test.jsonl", include_str!("../models/stepflow-reasoner.test.jsonl"));
+
+/// Other such problems, to choose settings by.
+pub const VALIDATION: (&str, &str) =
+    ("stepflow-reasoner.validation.jsonl", include_str!("../models/stepflow-reasoner.validation.jsonl"));
 
 /// The embedded model could be laid nowhere.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 
 pub mod builtin;
 pub mod engine;
+pub mod eval;
 pub mod gguf;
 pub mod kernels;
 pub mod llama;

@@ -40,6 +40,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// What a model is and what StepFlow would do in it.
     Inspect(InspectArgs),
+    /// What StepFlow does to a model's answers: accuracy of several settings on the same problems.
+    Eval(EvalArgs),
+    /// Choose StepFlow's settings for a model on problems that are not for the test.
+    Tune(TuneArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -153,21 +157,33 @@ pub struct StepFlowArgs {
     /// Step Momentum Injection: hand each step a summary of the one before, in deep layers.
     #[arg(long)]
     pub smi: bool,
-    /// Layers of OEB: `0-6,9`, or a share of the first ones.
-    #[arg(long, value_name = "LAYERS", default_value = "25%")]
-    pub oeb_layers: LayerSelection,
-    /// Layers of SMI: `23-29`, or a share of the last ones.
-    #[arg(long, value_name = "LAYERS", default_value = "25%")]
-    pub smi_layers: LayerSelection,
-    /// Cap of OEB's floor, a share of attention in 0..1.
-    #[arg(long, value_name = "P", default_value_t = 0.15, allow_negative_numbers = true)]
-    pub tau_max: f32,
-    /// Strength of SMI.
-    #[arg(long, value_name = "A", default_value_t = 0.06, allow_negative_numbers = true)]
-    pub alpha: f32,
-    /// Tokens of the previous step that SMI averages, or `step` for all of it.
-    #[arg(long, value_name = "N|step", default_value = "4")]
-    pub smi_window: Window,
+    /// Settings from a file (TOML), as `tune` writes them; it turns on what it sets. Flags beside it have their way.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Layers of OEB: `0-6,9`, or a share of the first ones [25%].
+    #[arg(long, value_name = "LAYERS")]
+    pub oeb_layers: Option<LayerSelection>,
+    /// Layers of SMI: `23-29`, or a share of the last ones [25%].
+    #[arg(long, value_name = "LAYERS")]
+    pub smi_layers: Option<LayerSelection>,
+    /// Cap of OEB's floor, a share of attention in 0..1 [0.15].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub tau_max: Option<f32>,
+    /// Strength of SMI [0.06].
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub alpha: Option<f32>,
+    /// Tokens of the previous step that SMI averages, or `step` for all of it [4].
+    #[arg(long, value_name = "N|step")]
+    pub smi_window: Option<Window>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub family: FamilyArgs,
+}
+
+/// How the model marks its thinking.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "StepFlow")]
+pub struct FamilyArgs {
     /// How the model marks its thinking: think-tags, harmony, implicit or custom; detected by default.
     #[arg(long)]
     pub family: Option<Family>,
@@ -261,6 +277,20 @@ pub struct ChatArgs {
     pub conversation: ConversationArgs,
 }
 
+/// The chat template.
+#[derive(Debug, Clone, Args)]
+pub struct TemplateArgs {
+    /// Chat template as Jinja, or `chatml`; the model's own by default.
+    #[arg(long, value_name = "JINJA", env = "LLAMA_ARG_CHAT_TEMPLATE", conflicts_with = "chat_template_file")]
+    pub chat_template: Option<String>,
+    /// File with a Jinja chat template.
+    #[arg(long, value_name = "FNAME", env = "LLAMA_ARG_CHAT_TEMPLATE_FILE")]
+    pub chat_template_file: Option<PathBuf>,
+    /// Variables for the chat template, a JSON object such as `{"enable_thinking": false}`.
+    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
+    pub chat_template_kwargs: Option<String>,
+}
+
 /// What is said, and how it is shown.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Conversation")]
@@ -293,15 +323,9 @@ pub struct ConversationArgs {
     /// Stop at this text. Repeatable.
     #[arg(short, long, value_name = "PROMPT")]
     pub reverse_prompt: Vec<String>,
-    /// Chat template as Jinja, or `chatml`; the model's own by default.
-    #[arg(long, value_name = "JINJA", env = "LLAMA_ARG_CHAT_TEMPLATE", conflicts_with = "chat_template_file")]
-    pub chat_template: Option<String>,
-    /// File with a Jinja chat template.
-    #[arg(long, value_name = "FNAME", env = "LLAMA_ARG_CHAT_TEMPLATE_FILE")]
-    pub chat_template_file: Option<PathBuf>,
-    /// Variables for the chat template, a JSON object such as `{"enable_thinking": false}`.
-    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
-    pub chat_template_kwargs: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: TemplateArgs,
     /// Jinja templates; always on.
     #[arg(long, env = "LLAMA_ARG_JINJA", value_parser = BoolishValueParser::new())]
     pub jinja: bool,
@@ -460,6 +484,128 @@ pub struct InspectArgs {
     /// JSON output.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Problems, and how a model is to answer them.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Problems")]
+pub struct TaskArgs {
+    /// Problems and their answers: JSONL (MATH-500, AIME, GSM8K), or multiple choice as CSV or JSONL (GPQA); the
+    /// embedded model's own problems by default.
+    #[arg(value_name = "PROBLEMS")]
+    pub problems: Option<PathBuf>,
+    /// Only the first N problems.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub first: Option<u32>,
+    /// Sequences that run side by side [-np].
+    #[arg(long, value_name = "N", default_value_t = 8, env = "LLAMA_ARG_N_PARALLEL")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub parallel: u32,
+    /// Tokens to generate for an answer at most.
+    #[arg(
+        short = 'n',
+        long,
+        visible_alias = "n-predict",
+        value_name = "N",
+        default_value_t = 4096,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub predict: u32,
+    /// System prompt [-sys].
+    #[arg(long, value_name = "PROMPT")]
+    pub system_prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: TemplateArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub context: ContextArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub family: FamilyArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+}
+
+/// Evaluating.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct EvalArgs {
+    /// What to do instead of generating.
+    #[command(subcommand)]
+    pub command: Option<EvalCommand>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub task: TaskArgs,
+    /// baseline, oeb, smi, stepflow, name:tau_max=0.3,alpha=0.1 or name:settings.toml; the others are compared with the
+    /// first. Repeatable; those four by default.
+    #[arg(long = "arm", value_name = "ARM")]
+    pub arms: Vec<String>,
+    /// Answers to each problem by each arm; several vote. More than one are sampled, at temperature 0.6 and top-p 0.95
+    /// unless given.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub samples: u32,
+    /// Folder of the run: samples as they finish, then the summary.
+    #[arg(long, value_name = "DIR", default_value = "stepflow-eval")]
+    pub out: PathBuf,
+    /// Go on with the run in that folder.
+    #[arg(long)]
+    pub resume: bool,
+    /// Only part I of N of the problems, counted from 1; `eval merge` joins the parts.
+    #[arg(long, value_name = "I/N", default_value = "1/1", value_parser = shard)]
+    pub shard: Shard,
+    /// JSON summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `eval` does instead of generating.
+#[derive(Debug, Clone, Subcommand)]
+pub enum EvalCommand {
+    /// Join the parts of a run into one folder and sum it up.
+    Merge(MergeArgs),
+}
+
+/// Joining.
+#[derive(Debug, Clone, Args)]
+pub struct MergeArgs {
+    /// Folders of the parts.
+    #[arg(value_name = "DIR", required = true)]
+    pub folders: Vec<PathBuf>,
+    /// Folder for the whole.
+    #[arg(long, value_name = "DIR", default_value = "stepflow-eval")]
+    pub out: PathBuf,
+    /// JSON summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of the problems: its number, from 0, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard(pub usize, pub usize);
+
+/// Tuning.
+#[derive(Debug, Clone, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub task: TaskArgs,
+    /// File for the chosen settings (TOML), for `--config`; stdout by default.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+fn shard(text: &str) -> Result<Shard, String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)));
+    match numbers {
+        Some((i, n)) if (1..=n).contains(&i) => Ok(Shard(i - 1, n)),
+        _ => Err(format!("expected I/N with I from 1 to N, found `{text}`")),
+    }
 }
 
 fn gpu_layers(text: &str) -> Result<u32, String> {

@@ -61,7 +61,7 @@ impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, interrupt: Interrupt) -> anyhow::Result<Self> {
         let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
         let model = setup::load_model(&args.model)?;
-        let template = setup::chat_template(&args.conversation, &model)?;
+        let template = setup::chat_template(&args.conversation.template, &model)?;
         let sampling = setup::sampling_params(&args.sampling, &model)?;
         let system = input::system_prompt(&args.conversation)?;
         let mut session = Session::new(model, &params)?;

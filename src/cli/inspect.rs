@@ -111,11 +111,12 @@ struct Thinking {
 
 impl Thinking {
     fn new(model: &Model, args: &StepFlowArgs) -> Self {
-        let given = args.family.is_some() || args.think_start.is_some() || args.think_end.is_some();
+        let given =
+            args.family.family.is_some() || args.family.think_start.is_some() || args.family.think_end.is_some();
         let params = SessionParams {
-            family: args.family,
-            think_start: args.think_start.clone(),
-            think_end: args.think_end.clone(),
+            family: args.family.family,
+            think_start: args.family.think_start.clone(),
+            think_end: args.family.think_end.clone(),
             ..SessionParams::default()
         };
         let (family, found, markers) = engine::markers_of(model, &params);

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use super::args::Cli;
 
 /// Flags of one dash and several letters, and what they stand for.
-const SHORT: [(&str, &str); 16] = [
+const SHORT: [(&str, &str); 17] = [
     ("-ngl", "--n-gpu-layers"),
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
@@ -23,6 +23,7 @@ const SHORT: [(&str, &str); 16] = [
     ("-cnv", "--conversation"),
     ("-no-cnv", "--no-conversation"),
     ("-co", "--color"),
+    ("-np", "--parallel"),
     ("--usage", "--help"),
 ];
 

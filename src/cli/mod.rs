@@ -6,7 +6,9 @@ mod args;
 mod bench;
 mod chat;
 mod complete;
+mod config_file;
 mod download;
+mod eval;
 mod exit;
 mod input;
 mod inspect;
@@ -17,6 +19,7 @@ mod report;
 mod score;
 mod setup;
 mod shell;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -65,6 +68,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Score(args)) => score::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Completions { shell }) => shell::completions(shell),
         Some(Command::Man) => shell::man(),
     }

@@ -58,6 +58,11 @@ pub fn write_result(path: Option<&Path>, write: impl FnOnce(&mut dyn Write) -> i
     }
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Text for a cell of a table: a spreadsheet would run what begins like a formula, so an apostrophe goes in front.
 pub fn cell(text: &str) -> Cow<'_, str> {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {

@@ -139,10 +139,18 @@ impl Progress {
 
     /// So much is done.
     pub fn at(&mut self, done: usize) {
+        self.say(done, "");
+    }
+
+    /// So much is done, with this to say of it.
+    pub fn say(&mut self, done: usize, so_far: &str) {
         let tenths = done * 10 / self.total.max(1);
         match &self.bar {
-            Some(bar) => bar.set_position(done as u64),
-            None if tenths > self.told => say!("{}: {done}/{} {}", self.what, self.total, self.unit),
+            Some(bar) => {
+                bar.set_position(done as u64);
+                bar.set_message(so_far.to_owned());
+            }
+            None if tenths > self.told => say!("{}: {done}/{} {} {so_far}", self.what, self.total, self.unit),
             None => {}
         }
         self.told = tenths;
@@ -150,6 +158,7 @@ impl Progress {
 }
 
 fn bar(what: &str, unit: &str, total: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left"));
+    let style =
+        ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left  {{msg}}"));
     ProgressBar::new(total as u64).with_style(style.expect("the template is valid"))
 }

@@ -8,10 +8,10 @@ use anyhow::{Context as _, bail};
 use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams};
-use stepflow::stepflow::{OebConfig, SmiConfig, StepFlowConfig};
+use stepflow::stepflow::StepFlowConfig;
 
-use super::args::{ContextArgs, ConversationArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch};
-use super::{download, exit, input};
+use super::args::{ContextArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
+use super::{config_file, download, exit, input};
 
 /// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.
 #[derive(Clone, Default)]
@@ -111,12 +111,14 @@ pub fn flash_attention(switch: Switch) -> FlashAttention {
     }
 }
 
-/// The repairs that the flags turn on, all numbers checked.
+/// The repairs that the flags turn on, or the file of `--config`; all numbers checked.
 pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+    let file = args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
     let config = all_repairs(args)?;
+    let named = args.stepflow || args.oeb || args.smi;
     Ok(StepFlowConfig {
-        oeb: config.oeb.filter(|_| args.stepflow || args.oeb),
-        smi: config.smi.filter(|_| args.stepflow || args.smi),
+        oeb: config.oeb.filter(|_| args.stepflow || args.oeb || (!named && file.oeb.is_some())),
+        smi: config.smi.filter(|_| args.stepflow || args.smi || (!named && file.smi.is_some())),
     })
 }
 
@@ -126,10 +128,15 @@ pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
     if config.is_on() { Ok(config) } else { all_repairs(args) }
 }
 
-/// Both repairs at the settings of the flags, whether they are turned on or not.
+/// Both repairs at the settings of the flags, else of the file, else the paper's, whether they are turned on or not.
 pub fn all_repairs(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
-    let oeb = OebConfig { layers: args.oeb_layers.clone(), tau_max: args.tau_max };
-    let smi = SmiConfig { layers: args.smi_layers.clone(), alpha: args.alpha, window: args.smi_window };
+    let file = args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+    let (mut oeb, mut smi) = (file.oeb.unwrap_or_default(), file.smi.unwrap_or_default());
+    oeb.layers = args.oeb_layers.clone().unwrap_or(oeb.layers);
+    oeb.tau_max = args.tau_max.unwrap_or(oeb.tau_max);
+    smi.layers = args.smi_layers.clone().unwrap_or(smi.layers);
+    smi.alpha = args.alpha.unwrap_or(smi.alpha);
+    smi.window = args.smi_window.unwrap_or(smi.window);
     let config = StepFlowConfig { oeb: Some(oeb), smi: Some(smi) };
     config.validate().map_err(stepflow::engine::EngineError::from)?;
     Ok(config)
@@ -152,9 +159,9 @@ pub fn session_params(
     Ok(SessionParams {
         context: context_params(context, interrupt),
         stepflow: config,
-        family: stepflow.family,
-        think_start: stepflow.think_start.clone(),
-        think_end: stepflow.think_end.clone(),
+        family: stepflow.family.family,
+        think_start: stepflow.family.think_start.clone(),
+        think_end: stepflow.family.think_end.clone(),
         lora: lora.map(Path::to_owned),
     })
 }
@@ -195,7 +202,7 @@ pub fn sampling_params(args: &SamplingArgs, model: &Model) -> anyhow::Result<Sam
 }
 
 /// The chat template: the flags', else the model's, else ChatML.
-pub fn chat_template(args: &ConversationArgs, model: &Model) -> anyhow::Result<ChatTemplate> {
+pub fn chat_template(args: &TemplateArgs, model: &Model) -> anyhow::Result<ChatTemplate> {
     let file = args.chat_template_file.as_deref().map(input::read_text).transpose()?;
     let source = args.chat_template.as_deref().or(file.as_deref()).or(model.chat_template());
     let text = |token: Option<stepflow::llama::Token>| {

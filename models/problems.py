@@ -1,0 +1,257 @@
+"""Word problems whose steps depend on values given far back, with the thinking that solves them.
+
+A problem gives every person a quantity. The asked one hangs on a chain of others: each link adds, subtracts, multiplies,
+halves or joins two quantities, some of them worked out many sentences before. The sentences stand in random order among
+quantities that do not matter. The solution first walks back from the question to what is given ("Bob needs Ann."), then
+forward again, one value a sentence.
+
+Splits are disjoint by construction: the split of a problem is a hash of what it says, whatever the order of its
+sentences, and a generator of one split drops the problems of the others. `python problems.py check` looks all the same.
+
+    python problems.py write test.jsonl --split test --seed 1 -n 1200
+"""
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import json
+import random
+
+NAMES = (
+    "Ann Bob Cal Dan Eve Fay Gus Hal Ida Jan Kim Leo Mia Ned Oda Pam Ray Sam Tom Una Vic Wes Zoe Amy Ben Cleo Dot Eli Finn "
+    "Gil Hugo Ivy Joe Kay Lou Max Nora Otto Pia Rex Sue Ted"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """What a problem is about: the verb as said and as asked, the unit, a larger unit and its size."""
+
+    verb: str
+    ask: str
+    unit: str
+    large: str
+    factor: int
+
+    def number_of(self, count, large):
+        """"3 dozen coins", "2 weeks", "27 coins"."""
+        if not large:
+            return f"{count} {self.unit}"
+        return f"{count} dozen {self.unit}" if self.large == "dozen" else f"{count} {self.large}"
+
+    def more(self, count, large, word):
+        """"15 more coins", "2 dozen more coins", "2 more weeks"."""
+        if not large:
+            return f"{count} {word} {self.unit}"
+        return f"{count} dozen {word} {self.unit}" if self.large == "dozen" else f"{count} {word} {self.large}"
+
+
+THEMES = [
+    Theme("has", "have", "coins", "dozen", 12),
+    Theme("waits", "wait", "minutes", "hours", 60),
+    Theme("stays", "stay", "days", "weeks", 7),
+    Theme("jumps", "jump", "centimetres", "metres", 100),
+]
+
+MAX_VALUE = 299
+SPLITS = {"test": range(0, 3), "validation": range(3, 6), "train": range(6, 100)}
+
+
+@dataclasses.dataclass
+class Link:
+    """One quantity: what the problem says of it and the sentence that works it out."""
+
+    key: str
+    value: int
+    statement: str
+    needs: list
+    working: str
+
+
+def given(rng, theme, key, large_allowed=True):
+    """A quantity that the problem simply gives."""
+    if large_allowed and rng.random() < 0.3:
+        count = rng.randint(2, max(2, min(9, 200 // theme.factor)))
+        value = count * theme.factor
+        text = f"{key} {theme.verb} {theme.number_of(count, True)}"
+        return Link(key, value, text + ".", [], f"{text}: {count} * {theme.factor} = {value}.")
+    value = rng.randint(3, 99)
+    text = f"{key} {theme.verb} {theme.number_of(value, False)}."
+    return Link(key, value, text, [], text)
+
+
+def linked(rng, theme, key, parent, others):
+    """A quantity that hangs on `parent`, and perhaps on one of `others`; `None` where the value would be out of range."""
+    verb, unit, p = theme.verb, theme.unit, parent.key
+    kind = rng.choice(["join", "join", "join", "more", "more", "fewer", "fewer", "times", "half"])
+    if kind == "join" and others:
+        other = rng.choice(others)
+        value = parent.value + other.value
+        statement = f"{key} {verb} as many {unit} as {p} and {other.key} together."
+        working = f"{key} {verb} {p} and {other.key} together: {parent.value} + {other.value} = {value}."
+        link = Link(key, value, statement, [parent, other], working)
+    elif kind in ("more", "fewer"):
+        sign = 1 if kind == "more" else -1
+        large = rng.random() < 0.25 and theme.factor <= 12
+        count = rng.randint(2, 4) if large else rng.randint(2, 40)
+        change = count * theme.factor if large else count
+        value = parent.value + sign * change
+        statement = f"{key} {verb} {theme.more(count, large, kind)} than {p}."
+        convert = f"{count} * {theme.factor} = {change}, " if large else ""
+        working = (
+            f"{key} {verb} {theme.more(count, large, kind)} than {p}: "
+            f"{convert}{parent.value} {'+' if sign > 0 else '-'} {change} = {value}."
+        )
+        link = Link(key, value, statement, [parent], working)
+    elif kind == "times":
+        factor = rng.choice([2, 3])
+        value = factor * parent.value
+        statement = f"{key} {verb} {factor} times as many {unit} as {p}."
+        link = Link(key, value, statement, [parent], f"{key} {verb} {factor} times {p}: {factor} * {parent.value} = {value}.")
+    elif kind == "half" and parent.value % 2 == 0:
+        value = parent.value // 2
+        statement = f"{key} {verb} half as many {unit} as {p}."
+        link = Link(key, value, statement, [parent], f"{key} {verb} half of {p}: {parent.value} / 2 = {value}.")
+    else:
+        return None
+    return link if 2 <= link.value <= MAX_VALUE else None
+
+
+def draw(rng, n_links, n_asides):
+    """A problem with a chain of `n_links` quantities after the given one and `n_asides` that do not matter."""
+    theme = rng.choice(THEMES)
+    keys = rng.sample(NAMES, len(NAMES))
+    chain = [given(rng, theme, keys.pop())]
+    sides = []
+    while len(chain) <= n_links:
+        if rng.random() < 0.3:
+            side, others = given(rng, theme, keys[-2], large_allowed=False), None
+            others = [side]
+        else:
+            side, others = None, chain[:-2]
+        link = linked(rng, theme, keys[-1], chain[-1], others)
+        if link is None:
+            continue
+        keys.pop()
+        if side is not None and side in link.needs:
+            keys.pop()
+            sides.append(side)
+        chain.append(link)
+    asides = []
+    for _ in range(n_asides):
+        key = keys.pop()
+        aside = None
+        while aside is None:
+            about = rng.choice(chain + asides)
+            aside = given(rng, theme, key) if rng.random() < 0.3 else linked(rng, theme, key, about, chain + sides)
+        asides.append(aside)
+    statements = [link.statement for link in chain + sides + asides]
+    rng.shuffle(statements)
+    asked = chain[-1]
+    question = f"How many {theme.unit} does {asked.key} {theme.ask}?"
+    plan = []
+    for link in reversed(chain):
+        needs = " and ".join(need.key for need in link.needs)
+        plan.append(f"{link.key} needs {needs}." if needs else f"{link.key} is given.")
+    workings = [link.working for link in chain]
+    return {
+        "problem": " ".join(statements + [question]),
+        "answer": str(asked.value),
+        "thinking": " ".join(plan + workings),
+        "summary": f"{asked.key} {theme.verb} {asked.value} {theme.unit}.\n\n\\boxed{{{asked.value}}}",
+        "steps": n_links,
+    }
+
+
+def meaning(problem):
+    """What a problem says, whatever the order of its sentences."""
+    statements, _, question = problem.rpartition(". ")
+    return "\n".join(sorted(statements.split(". "))) + "\n" + question
+
+
+def split_of(problem):
+    """The split that a problem belongs to."""
+    number = int.from_bytes(hashlib.sha256(meaning(problem).encode()).digest()[:4], "big") % 100
+    return next(name for name, numbers in SPLITS.items() if number in numbers)
+
+
+def problems(split, seed, min_links, max_links):
+    """Problems of a split, without end."""
+    rng = random.Random(f"{split} {seed}")
+    while True:
+        n_links = rng.randint(min_links, max_links)
+        problem = draw(rng, n_links, rng.randint(1, n_links // 2 + 1))
+        if split_of(problem["problem"]) == split:
+            yield problem
+
+
+def sums(rng):
+    """A bare sum, for practice in arithmetic."""
+    a, b = rng.randint(2, 250), rng.randint(2, 120)
+    kind = rng.choice("+-*/")
+    if kind == "+":
+        text, value = f"{a} + {b}", a + b
+    elif kind == "-":
+        a, b = max(a, b), min(a, b)
+        text, value = f"{a} - {b}", a - b
+    elif kind == "*":
+        a, b = rng.choice([(2, rng.randint(2, 149)), (3, rng.randint(2, 99)), (12, rng.randint(2, 9)), (7, rng.randint(2, 9))])
+        text, value = f"{a} * {b}", a * b
+    else:
+        text, value = f"{2 * b} / 2", b
+    return {"problem": f"What is {text}?", "answer": str(value), "thinking": f"{text} = {value}.",
+            "summary": f"\\boxed{{{value}}}"}
+
+
+HELLO = ["Hello!", "Hi!", "Hi", "Hello", "Who are you?", "What are you?", "What can you do?", "Help", "How are you?",
+         "Good morning!", "Tell me a joke.", "Thanks!", "Write a poem.", "What is the capital of France?"]
+
+
+def hello(rng):
+    """A question about something else."""
+    return {"problem": rng.choice(HELLO), "answer": "",
+            "thinking": "This is no problem with quantities that depend on each other.",
+            "summary": "I am a small model that solves word problems: give me quantities that depend on each other, "
+                       "and ask for one of them."}
+
+
+def conversation(problem):
+    """The text that the model is trained on, and how many characters of it are prompt."""
+    prompt = f"<|im_start|>user\n{problem['problem']}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    reply = f"{problem['thinking']}\n</think>\n\n{problem['summary']}<|im_end|>"
+    return prompt + reply, len(prompt)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    write = commands.add_parser("write", help="write problems as JSONL")
+    write.add_argument("file")
+    write.add_argument("--split", choices=SPLITS, default="test")
+    write.add_argument("--seed", type=int, default=1)
+    write.add_argument("-n", type=int, default=1200)
+    write.add_argument("--min-links", type=int, default=4)
+    write.add_argument("--max-links", type=int, default=14)
+    check = commands.add_parser("check", help="look for problems that two files share, or that stand twice in one")
+    check.add_argument("files", nargs="+")
+    args = parser.parse_args()
+    if args.command == "write":
+        stream = problems(args.split, args.seed, args.min_links, args.max_links)
+        with open(args.file, "w") as file:
+            for number, problem in zip(range(args.n), stream):
+                row = {"id": f"{args.split}-{number:04}", "problem": problem["problem"], "answer": problem["answer"],
+                       "steps": problem["steps"]}
+                file.write(json.dumps(row) + "\n")
+        return
+    seen = collections.Counter()
+    for path in args.files:
+        with open(path) as file:
+            seen.update(meaning(json.loads(line)["problem"]) for line in file)
+    twice = sum(1 for count in seen.values() if count > 1)
+    print(f"{sum(seen.values())} problems, {twice} more than once")
+    raise SystemExit(1 if twice else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Trains the embedded model: a small Qwen2 on endless problems of the training split.
+
+    python train.py run --hours 1.5        # writes run/model.safetensors; run again to go on where it stopped
+
+It runs on a GPU where there is one. Validation accuracy is that of greedy decoding: the share of problems of which every
+token of thinking and summary is the most likely one.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import random
+import time
+
+import safetensors.torch
+import tokenizers
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import problems
+
+CONFIG = {
+    "vocabulary": 600, "layers": 12, "width": 128, "heads": 4, "kv_heads": 2, "hidden": 320,
+    "rope_base": 10000.0, "norm_epsilon": 1e-6, "context": 2048,
+}
+# Problems get longer by a link whenever the mean loss has come below this, in nats.
+MASTERED = 0.3
+MOST_LINKS = 16
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions and, as in Qwen2, a bias on Q, K and V."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.heads, self.kv_heads, self.size = c["heads"], c["kv_heads"], c["width"] // c["heads"]
+        self.q = nn.Linear(c["width"], c["width"])
+        self.k = nn.Linear(c["width"], self.kv_heads * self.size)
+        self.v = nn.Linear(c["width"], self.kv_heads * self.size)
+        self.output = nn.Linear(c["width"], c["width"], bias=False)
+
+    def forward(self, x, rope):
+        batch, length, width = x.shape
+        heads = lambda y, n: y.view(batch, length, n, self.size).transpose(1, 2)
+        q, k, v = heads(self.q(x), self.heads), heads(self.k(x), self.kv_heads), heads(self.v(x), self.kv_heads)
+        q, k = rotate(q, rope), rotate(k, rope)
+        k, v = (y.repeat_interleave(self.heads // self.kv_heads, dim=1) for y in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Layer(nn.Module):
+    """Attention, then a gated feed-forward network."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(c["width"], eps=c["norm_epsilon"])
+        self.attention = Attention(c)
+        self.ffn_norm = nn.RMSNorm(c["width"], eps=c["norm_epsilon"])
+        self.gate = nn.Linear(c["width"], c["hidden"], bias=False)
+        self.up = nn.Linear(c["width"], c["hidden"], bias=False)
+        self.down = nn.Linear(c["hidden"], c["width"], bias=False)
+
+    def forward(self, x, rope):
+        x = x + self.attention(self.attention_norm(x), rope)
+        y = self.ffn_norm(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Model(nn.Module):
+    """Qwen2 with tied embeddings."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.config = c
+        self.embedding = nn.Embedding(c["vocabulary"], c["width"])
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c["layers"]))
+        self.norm = nn.RMSNorm(c["width"], eps=c["norm_epsilon"])
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter.shape[1] ** -0.5)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        for layer in self.layers:
+            nn.init.zeros_(layer.attention.output.weight)
+            nn.init.zeros_(layer.down.weight)
+
+    def forward(self, tokens, keep):
+        """Logits at the positions that `keep` marks."""
+        x = self.embedding(tokens)
+        rope = rope_table(tokens.shape[1], self.config, tokens.device)
+        for layer in self.layers:
+            x = layer(x, rope)
+        return self.norm(x[keep]) @ self.embedding.weight.T
+
+
+def rope_table(length, c, device):
+    """Cosines and sines, [length, head size]."""
+    size = c["width"] // c["heads"]
+    frequency = c["rope_base"] ** (-torch.arange(0, size, 2, device=device) / size)
+    angle = torch.outer(torch.arange(length, device=device), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x, rope):
+    """Rotary positions, the halves of a head paired (NeoX style, as Qwen2)."""
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal (Jordan et al. 2024), for the matrices inside the layers."""
+
+    def __init__(self, parameters, lr=0.02, momentum=0.95):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes = {}
+            for p in group["params"]:
+                state = self.state[p]
+                if "buffer" not in state:
+                    state["buffer"] = torch.zeros_like(p)
+                state["buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(state["buffer"], group["momentum"])
+                shapes.setdefault(p.shape, []).append((p, update))
+            for shape, pairs in shapes.items():
+                updates = orthogonal(torch.stack([update for _, update in pairs]))
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                for (p, _), update in zip(pairs, updates):
+                    p.mul_(1 - group["lr"] * 0.01).add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonal(g):
+    """The nearest semi-orthogonal matrices, roughly: five Newton-Schulz steps, [n, rows, columns]."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = g.shape[-2] <= g.shape[-1]
+    x = g if wide else g.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        s = x @ x.mT
+        x = a * x + (b * s + c * s @ s) @ x
+    return x if wide else x.mT
+
+
+class Batches:
+    """Endless batches of the training split, of problems with up to `most` links."""
+
+    def __init__(self, tokenizer, seed, tokens):
+        self.tokenizer, self.tokens, self.seed = tokenizer, tokens, seed
+        self.rng = random.Random(f"batches {seed}")
+        self.streams, self.ready = {}, []
+
+    def next(self, most):
+        if not self.ready:
+            self.ready = self.fill(most)
+        return self.ready.pop()
+
+    def fill(self, most):
+        """A few batches of problems of like length."""
+        stream = self.streams.setdefault(most, problems.problems("train", f"{self.seed} {most}", 1, most))
+        bare = 0.2 if most < 4 else 0.05
+        texts, total = [], 0
+        while total < 8 * self.tokens:
+            dice = self.rng.random()
+            problem = problems.hello(self.rng) if dice < 0.01 else (
+                problems.sums(self.rng) if dice < bare else next(stream))
+            text, prompt = problems.conversation(problem)
+            texts.append((text, prompt))
+            total += len(text) / 3.5
+        rows = sorted(encode(self.tokenizer, texts), key=lambda row: len(row[0]))
+        batches, batch = [], []
+        for row in rows:
+            if batch and len(row[0]) * (len(batch) + 1) > self.tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        batches.append(batch)
+        self.rng.shuffle(batches)
+        return batches
+
+
+def encode(tokenizer, texts):
+    """Tokens of each text and how many of them are prompt."""
+    whole = tokenizer.encode_batch([text for text, _ in texts])
+    prompts = tokenizer.encode_batch([text[:prompt] for text, prompt in texts])
+    return [(w.ids, len(p.ids)) for w, p in zip(whole, prompts)]
+
+
+def tensors(batch, device):
+    """Inputs, targets, and the positions whose target is thinking or summary."""
+    length = max(len(ids) for ids, _ in batch)
+    tokens = torch.zeros(len(batch), length, dtype=torch.long)
+    keep = torch.zeros(len(batch), length - 1, dtype=torch.bool)
+    for row, (ids, prompt) in enumerate(batch):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        keep[row, prompt - 1 : len(ids) - 1] = True
+    tokens, keep = tokens.to(device), keep.to(device)
+    return tokens[:, :-1], tokens[:, 1:], keep
+
+
+@torch.no_grad()
+def validate(model, tokenizer, device, links, n=64):
+    """Loss, and the share of problems with `links` links that greedy decoding gets right token for token."""
+    stream = problems.problems("validation", links, links, links)
+    rows = encode(tokenizer, [problems.conversation(next(stream)) for _ in range(n)])
+    loss, right = 0.0, 0
+    for start in range(0, n, 16):
+        inputs, targets, keep = tensors(rows[start : start + 16], device)
+        logits = model(inputs, keep)
+        loss += F.cross_entropy(logits, targets[keep]).item() * 16 / n
+        wrong = torch.zeros(keep.shape, dtype=torch.bool, device=device)
+        wrong[keep] = logits.argmax(-1) != targets[keep]
+        right += (~wrong.any(dim=1)).sum().item()
+    return loss, right / n
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--tokenizer", default="tokenizer.json")
+    parser.add_argument("--hours", type=float, default=1.5, help="training time; the schedule is made of it")
+    parser.add_argument("--tokens", type=int, default=3000, help="tokens of a batch")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    args.folder.mkdir(exist_ok=True)
+    tokenizer = tokenizers.Tokenizer.from_file(args.tokenizer)
+    model = Model(CONFIG).to(device)
+    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+    rest = [p for p in model.parameters() if p.ndim != 2] + [model.embedding.weight]
+    optimizers = [Muon(matrices, lr=args.lr), torch.optim.AdamW(rest, lr=args.lr / 8, betas=(0.9, 0.95), weight_decay=0)]
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["peak"] = optimizer.param_groups[0]["lr"]
+    spent, step, seen, most, raised = 0.0, 0, 0, 1, 0
+    checkpoint = args.folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        spent, step, seen, most = saved["spent"], saved["step"], saved["seen"], saved["most"]
+        raised = step
+    batches = Batches(tokenizer, f"{args.seed} {step}", args.tokens)
+    budget, last = args.hours * 3600, time.time()
+    log = open(args.folder / "log.jsonl", "a")
+    average = None
+    while spent < budget:
+        progress = spent / budget
+        rate = min(1, (step + 1) / 50) * min(1, (1 - progress) / 0.4)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["peak"] * rate
+        inputs, targets, keep = tensors(batches.next(most), device)
+        loss = F.cross_entropy(model(inputs, keep), targets[keep])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step, seen = step + 1, seen + inputs.numel()
+        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        spent, last = spent + time.time() - last, time.time()
+        if average < MASTERED and step >= raised + 60 and most < MOST_LINKS:
+            most, raised = most + 1, step
+        if step % 100 == 0:
+            row = {"step": step, "minutes": round(spent / 60, 1), "tokens": seen, "loss": round(average, 4), "most": most}
+            if step % 500 == 0:
+                save(args.folder, checkpoint, model, optimizers, spent, step, seen, most)
+                for links in (2, 6, 12):
+                    value, right = validate(model, tokenizer, device, links)
+                    row[f"links {links}"] = {"loss": round(value, 4), "right": right}
+            print(json.dumps(row), file=log, flush=True)
+            print(json.dumps(row), flush=True)
+    save(args.folder, checkpoint, model, optimizers, spent, step, seen, most)
+
+
+def save(folder, checkpoint, model, optimizers, spent, step, seen, most):
+    """Writes everything needed to go on, and the weights for the export; beside first, so that a kill leaves the last."""
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+             "spent": spent, "step": step, "seen": seen, "most": most}
+    torch.save(state, checkpoint.with_suffix(".tmp"))
+    checkpoint.with_suffix(".tmp").replace(checkpoint)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    metadata = {"config": json.dumps(CONFIG)}
+    safetensors.torch.save_file(weights, folder / "model.tmp", metadata=metadata)
+    (folder / "model.tmp").replace(folder / "model.safetensors")
+
+
+if __name__ == "__main__":
+    main()

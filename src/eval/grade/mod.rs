@@ -1,0 +1,212 @@
+//! Whether an answer is right: finding it in a reply and comparing it with the reference.
+//!
+//! Two answers are equal when they are the same number, the same list of equal elements, or the same text once both are
+//! written alike. Beyond that:
+//!
+//! - Numbers are compared exactly: integers, decimals, fractions, mixed numbers, scientific notation, thousands
+//!   separators. One too large for 128 bits is compared digit by digit.
+//! - A percentage equals the number it stands for and the bare number before its sign: `50%` is `1/2` and is `50`.
+//! - Units, currency signs and degrees after or before a value do not count, nor does a variable that it is assigned to:
+//!   `x = 5`, `5 cm` and `$5` are `5`. Words of scale do: `5 million` is not `5`.
+//! - Tuples and intervals need the same brackets and order; sets, and solutions listed without brackets, no order.
+//! - Radicals, pi and all other formulas are compared as text: nothing is computed.
+//!
+//! Time grows linearly with the length of an answer, whatever is in it.
+
+mod choice;
+mod extract;
+mod rational;
+mod text;
+mod tokens;
+mod units;
+mod value;
+
+pub use extract::extract;
+
+use value::Form;
+
+/// The right answer to a problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A number, a formula or words, as text or LaTeX.
+    Free(String),
+    /// The letter of an option, in upper case.
+    Choice(char),
+}
+
+/// Whether `found` is the answer that `reference` asks for. Nothing found is never right.
+pub fn is_correct(found: &str, reference: &Answer) -> bool {
+    match reference {
+        Answer::Choice(right) => choice::letter(found) == Some(*right),
+        Answer::Free(reference) => Form::of(found).equals(&Form::of(reference)),
+    }
+}
+
+/// One spelling for all answers that are equal, to count votes by.
+///
+/// Every right answer gets the spelling of the reference; a wrong one its own. Grading the spelling gives the same
+/// verdict as grading the answer.
+pub fn canonical(found: &str, reference: &Answer) -> String {
+    match reference {
+        Answer::Choice(_) => choice::letter(found).map_or_else(|| text::normalise(found), String::from),
+        Answer::Free(reference) => {
+            let (found, reference) = (Form::of(found), Form::of(reference));
+            if found.equals(&reference) { reference.to_string() } else { found.to_string() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::{Duration, Instant};
+
+    /// Pieces that answers are made of, so that random ones reach every rule.
+    fn answer() -> impl Strategy<Value = String> {
+        let pieces = [
+            "\\frac",
+            "\\sqrt",
+            "\\text",
+            "\\boxed",
+            "\\pi",
+            "\\infty",
+            "\\cup",
+            "\\{",
+            "\\}",
+            "\\left",
+            "\\,",
+            "\\!",
+            "^\\circ",
+            "\\%",
+            "\\$",
+            "\\",
+            "{",
+            "}",
+            "(",
+            ")",
+            "[",
+            "]",
+            ",",
+            ".",
+            "/",
+            "*",
+            "=",
+            "+",
+            "-",
+            "^",
+            "_",
+            "%",
+            "$",
+            " ",
+            "x",
+            "e",
+            "B",
+            "cm",
+            "apples",
+            "percent",
+            "0",
+            "1",
+            "2",
+            "50",
+            "007",
+            "1,234",
+            "10^{5}",
+            "3.50",
+            "é",
+            "√",
+            "−",
+            "答",
+            "\n",
+            "####",
+            "answer is",
+        ];
+        prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn nothing_panics(reply in ".{0,80}", other in ".{0,40}") {
+            let found = extract(&reply).unwrap_or(reply);
+            for reference in [Answer::Free(other), Answer::Choice('B')] {
+                is_correct(&found, &reference);
+                canonical(&found, &reference);
+            }
+        }
+
+        #[test]
+        fn equality_is_symmetric_and_holds_for_itself(a in answer(), b in answer()) {
+            extract(&a);
+            let (free_a, free_b) = (Answer::Free(a.clone()), Answer::Free(b.clone()));
+            prop_assert_eq!(is_correct(&a, &free_b), is_correct(&b, &free_a));
+            prop_assert!(is_correct(&a, &free_a) || !text::normalise(&a).contains(char::is_alphanumeric));
+        }
+
+        #[test]
+        fn the_canonical_form_has_the_same_verdict(a in answer(), b in answer()) {
+            for reference in [Answer::Free(b), Answer::Choice('B')] {
+                let spelled = canonical(&a, &reference);
+                prop_assert_eq!(is_correct(&a, &reference), is_correct(&spelled, &reference), "{} as {}", a, spelled);
+            }
+        }
+    }
+
+    /// The worst there is takes no longer than anything else of its length.
+    #[test]
+    fn hostile_answers_take_linear_time() {
+        let started = Instant::now();
+        for piece in [
+            "{",
+            "}",
+            "(",
+            ")",
+            "\\{",
+            "[1,",
+            "((1),",
+            "\\frac",
+            "\\frac{",
+            "\\frac1",
+            "\\sqrt",
+            "\\sqrt[",
+            "\\boxed{",
+            "\\boxed ",
+            "\\text{",
+            "\\",
+            "9",
+            "9,",
+            "1,234,",
+            "1/",
+            "-",
+            "x=",
+            "10^",
+            "5 cm ",
+            "5 ",
+            "a b ",
+            "$",
+            "%",
+            "答",
+            "^\\circ",
+            "*",
+            "answer is ",
+            "answer is",
+            "####",
+            "(A) ",
+            "A, ",
+            "{1}",
+            "1 \\frac{1}{2} ",
+            ". ",
+            "{{1},",
+        ] {
+            let text = piece.repeat((1 << 17) / piece.len());
+            extract(&text);
+            for reference in [Answer::Free(text.clone()), Answer::Choice('A')] {
+                is_correct(&text, &reference);
+                canonical(&text, &reference);
+            }
+        }
+        // Ten seconds without optimisation on a slow machine; anything quadratic would need hours.
+        assert!(started.elapsed() < Duration::from_secs(90), "{:?}", started.elapsed());
+    }
+}

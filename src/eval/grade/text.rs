@@ -1,0 +1,230 @@
+//! One spelling for what can be written in several ways, in LaTeX and in Unicode.
+
+use super::tokens::Tokens;
+
+/// Rewrites an answer: `\dfrac12` as `\frac{1}{2}`, `\text{cm}` as ` cm `, no `$`, `\left`, degrees or extra spaces.
+pub(super) fn normalise(answer: &str) -> String {
+    let mut writer = Writer::default();
+    for (_, token) in Tokens::of(answer) {
+        writer.push(spelling(token));
+    }
+    let text = writer.out.replace("^{\\circ}", "").replace("^\\circ", "");
+    // Markdown around the answer, and the sentence that it ends.
+    let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '`' | '"');
+    let is_ending = |c: char| is_wrapping(c) || matches!(c, '.' | ',' | ';' | ':');
+    text.trim_start_matches(is_wrapping).trim_end_matches(is_ending).to_owned()
+}
+
+/// The token that stands for all that mean the same; empty for those that mean nothing.
+fn spelling(token: &str) -> &str {
+    match token {
+        "$" | "\\$" | "€" | "£" | "\\(" | "\\)" | "\\[" | "\\]" | "\\!" | "\\left" | "\\right" | "\\displaystyle" => {
+            ""
+        }
+        "\\big" | "\\Big" | "\\bigl" | "\\bigr" | "\\Bigl" | "\\Bigr" => "",
+        "\\," | "\\;" | "\\:" | "\\>" | "\\ " | "~" | "\\quad" | "\\qquad" | "\\degree" | "°" => " ",
+        "\\dfrac" | "\\tfrac" | "\\cfrac" => "\\frac",
+        "\\mathrm" | "\\mbox" | "\\textbf" | "\\textit" | "\\textrm" | "\\mathbf" | "\\boxed" | "\\fbox" => "\\text",
+        "\\times" | "\\cdot" | "×" | "·" | "⋅" => "*",
+        "\\%" | "％" => "%",
+        "\\lbrace" => "\\{",
+        "\\rbrace" => "\\}",
+        "\\le" | "≤" => "\\leq",
+        "\\ge" | "≥" => "\\geq",
+        "\\ne" | "≠" => "\\neq",
+        "−" | "–" => "-",
+        "π" => "\\pi",
+        "√" => "\\sqrt",
+        "∞" => "\\infty",
+        "∪" => "\\cup",
+        "²" => "^2",
+        "³" => "^3",
+        token if token.chars().all(char::is_whitespace) => " ",
+        token => token,
+    }
+}
+
+/// What an open brace is to become when it closes.
+enum Open {
+    /// A group that starts at this offset; without its braces if it holds a single character.
+    Group(usize),
+    /// An argument, after which the command expects so many more.
+    Argument(u8),
+    /// Text that stands without its command.
+    Text,
+}
+
+#[derive(Default)]
+struct Writer {
+    out: String,
+    open: Vec<Open>,
+    /// Arguments that the last `\frac` or `\sqrt` still expects.
+    arguments: u8,
+    in_root_index: bool,
+    text_follows: bool,
+}
+
+impl Writer {
+    fn push(&mut self, token: &str) {
+        match token {
+            "" => {}
+            " " => self.space(),
+            "\\text" => self.text_follows = true,
+            "^" if self.out.ends_with(' ') => {
+                self.out.pop();
+                self.out.push('^');
+            }
+            "{" => self.open(),
+            "}" => self.close(),
+            "\\frac" | "\\sqrt" => {
+                self.out.push_str(token);
+                self.arguments = if token == "\\frac" { 2 } else { 1 };
+            }
+            "[" if self.out.ends_with("\\sqrt") => self.index(token, true),
+            "]" if self.in_root_index => self.index(token, false),
+            _ if self.arguments > 0 && !self.in_root_index => {
+                self.out.extend(["{", token, "}"]);
+                self.arguments -= 1;
+            }
+            _ => self.out.push_str(token),
+        }
+        self.text_follows &= matches!(token, "" | " " | "\\text");
+    }
+
+    fn space(&mut self) {
+        if self.arguments == 0 && !self.out.ends_with(' ') {
+            self.out.push(' ');
+        }
+    }
+
+    fn index(&mut self, bracket: &str, opens: bool) {
+        self.out.push_str(bracket);
+        self.in_root_index = opens;
+    }
+
+    fn open(&mut self) {
+        if self.text_follows {
+            self.open.push(Open::Text);
+            return self.space();
+        }
+        self.open.push(match self.arguments {
+            0 => Open::Group(self.out.len()),
+            expected => Open::Argument(expected - 1),
+        });
+        self.arguments = 0;
+        self.out.push('{');
+    }
+
+    fn close(&mut self) {
+        match self.open.pop() {
+            None => {}
+            Some(Open::Text) => self.space(),
+            Some(Open::Argument(expected)) => {
+                self.out.push('}');
+                self.arguments = expected;
+            }
+            Some(Open::Group(at)) => match self.out[at + 1..].chars().nth(1) {
+                None => drop(self.out.remove(at)),
+                Some(_) => self.out.push('}'),
+            },
+        }
+    }
+}
+
+/// Normalised text as it is compared: without spaces and idle signs, fractions as `\frac`, words in lower case.
+pub(super) fn compact(text: &str) -> String {
+    let is_words = text.len() > 1 && text.chars().all(|c| c.is_alphabetic() || c == ' ');
+    if is_words {
+        return text.replace(' ', "").to_lowercase();
+    }
+    let spaceless = without(text.strip_prefix('+').unwrap_or(text), ' ', |before, after| before && after);
+    let out = without(&spaceless, '*', |_, after| after);
+    slash_as_fraction(&out).or_else(|| sign_before_fraction(&out)).unwrap_or(out)
+}
+
+/// Leaves out a character, unless it is needed given whether digits stand before and after it.
+fn without(text: &str, idle: char, needed: impl Fn(bool, bool) -> bool) -> String {
+    let mut chars = text.chars().peekable();
+    let mut out = String::with_capacity(text.len());
+    while let Some(c) = chars.next() {
+        let after = chars.peek().is_some_and(char::is_ascii_digit);
+        if c != idle || needed(out.ends_with(|c: char| c.is_ascii_digit()), after) {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// `-\sqrt{3}/2` as `-\frac{\sqrt{3}}{2}`, where it is clear what the slash divides.
+fn slash_as_fraction(text: &str) -> Option<String> {
+    let (sign, body) = text.strip_prefix('-').map_or(("", text), |body| ("-", body));
+    let (numerator, denominator) = body.split_once('/')?;
+    let in_brackets = |t: &str| t.strip_prefix('(').and_then(|t| t.strip_suffix(')')).map(str::to_owned);
+    let inner = |t: &str| in_brackets(t).filter(|t| !t.contains(['(', ')', ','])).unwrap_or_else(|| t.to_owned());
+    let is_clear = is_term(numerator) && is_term(denominator);
+    let is_closed = denominator.bytes().all(|b| b.is_ascii_digit()) || in_brackets(denominator).is_some();
+    (is_clear && is_closed).then(|| format!("{sign}\\frac{{{}}}{{{}}}", inner(numerator), inner(denominator)))
+}
+
+/// `\frac{-\sqrt{3}}{2}` as `-\frac{\sqrt{3}}{2}`, where the sign is of the whole numerator.
+fn sign_before_fraction(text: &str) -> Option<String> {
+    let body = text.strip_prefix("\\frac{-")?;
+    let numerator = &body[..body.find("}{")?];
+    is_term(numerator).then(|| format!("-\\frac{{{body}"))
+}
+
+/// Whether text is a single term: no sum, quotient or list outside of brackets, which are balanced.
+fn is_term(text: &str) -> bool {
+    let depth = text.chars().try_fold(0usize, |depth, c| match c {
+        '(' | '[' | '{' => Some(depth + 1),
+        ')' | ']' | '}' => depth.checked_sub(1),
+        '+' | '-' | '/' | '=' | ',' | '<' | '>' | ' ' if depth == 0 => None,
+        _ => Some(depth),
+    });
+    depth == Some(0) && !text.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_meet() {
+        for (text, expected) in [
+            (r"\dfrac12", r"\frac{1}{2}"),
+            (r"\tfrac {3} 4", r"\frac{3}{4}"),
+            (r"\frac\pi2", r"\frac{\pi}{2}"),
+            (r"\sqrt3 + √5", r"\sqrt{3} + \sqrt{5}"),
+            (r"\sqrt[3]2", r"\sqrt[3]{2}"),
+            (r"x^{2}_{10}", r"x^2_{10}"),
+            (r"$1{,}234.$", "1,234"),
+            (r"12\text{ cm}^{2}", "12 cm^2"),
+            (r"\left( 1,\, 2 \right)", "( 1, 2 )"),
+            (r"30^{\circ}", "30"),
+            (r"**5.**", "5"),
+            (r"\boxed{\text{(B)}}", "(B)"),
+            ("}}{", "{"),
+        ] {
+            assert_eq!(normalise(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn compact_text_keeps_what_matters() {
+        for (text, expected) in [
+            ("New York", "newyork"),
+            ("1 1/2", "1 1/2"),
+            (r"2 * \sqrt{3}", r"2\sqrt{3}"),
+            ("2 * 3", "2*3"),
+            (r"-\sqrt{3}/2", r"-\frac{\sqrt{3}}{2}"),
+            ("(a + b)/2", r"\frac{a+b}{2}"),
+            ("a + b/2", "a+b/2"),
+            ("1/2x", "1/2x"),
+            (r"\frac{-\sqrt{3}}{2}", r"-\frac{\sqrt{3}}{2}"),
+            (r"\frac{-1+a}{2}", r"\frac{-1+a}{2}"),
+            (r"\frac{-\frac{1}{x}+1}{2}", r"\frac{-\frac{1}{x}+1}{2}"),
+        ] {
+            assert_eq!(compact(text), expected, "{text}");
+        }
+    }
+}
