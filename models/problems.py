@@ -2,8 +2,8 @@
 
 A problem gives every person a quantity. The asked one hangs on a chain of others: each link adds, subtracts, multiplies,
 halves or joins two quantities, some of them worked out many sentences before. The sentences stand in random order among
-quantities that do not matter. The solution first walks back from the question to what is given ("Bob needs Ann."), then
-forward again, one value a sentence.
+quantities that do not matter. The solution first walks back from the question to what is given, sentence by sentence,
+then forward again, one value a sentence.
 
 Splits are disjoint by construction: the split of a problem is a hash of what it says, whatever the order of its
 sentences, and a generator of one split drops the problems of the others. `python problems.py check` looks all the same.
@@ -150,11 +150,9 @@ def draw(rng, n_links, n_asides):
     rng.shuffle(statements)
     asked = chain[-1]
     question = f"How many {theme.unit} does {asked.key} {theme.ask}?"
-    plan = []
-    for link in reversed(chain):
-        needs = " and ".join(need.key for need in link.needs)
-        plan.append(f"{link.key} needs {needs}." if needs else f"{link.key} is given.")
-    workings = [link.working for link in chain]
+    plan = [link.statement for link in reversed(chain)]
+    # A given number needs no working, unless its unit changes.
+    workings = [link.working for link in chain if link.working != link.statement]
     return {
         "problem": " ".join(statements + [question]),
         "answer": str(asked.value),

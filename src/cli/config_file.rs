@@ -50,7 +50,7 @@ pub fn read(path: &Path) -> anyhow::Result<StepFlowConfig> {
 
 fn parse(text: &str) -> anyhow::Result<StepFlowConfig> {
     let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         anyhow::anyhow!("line {line}: expected StepFlow's settings: {}", error.message())
     })?;
     let mut config = StepFlowConfig::default();

@@ -60,6 +60,9 @@ pub struct Comparison {
     pub p: f64,
 }
 
+/// Has an arm answer the problems of a range, in order, and says which it got right.
+type Answer<'a, E> = dyn FnMut(&Arm, std::ops::Range<usize>) -> Result<Vec<bool>, E> + 'a;
+
 /// What tuning found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tuned {
@@ -71,15 +74,12 @@ pub struct Tuned {
     pub tried: usize,
 }
 
-/// Chooses among settings by their answers to `n` problems. `answer` has an arm answer the problems of a range, in order,
-/// and says which it got right.
+/// Chooses among settings by their answers to `n` problems: `answer` has an arm answer those of a range, in order, and
+/// says which it got right.
 ///
 /// # Errors
 /// Those of `answer`.
-pub fn tune<E>(
-    n: usize,
-    answer: &mut dyn FnMut(&Arm, std::ops::Range<usize>) -> Result<Vec<bool>, E>,
-) -> Result<Tuned, E> {
+pub fn tune<E>(n: usize, answer: &mut Answer<'_, E>) -> Result<Tuned, E> {
     // Each repair has a race of its own, so that the weaker one is not lost before both are put together.
     let mut trials = vec![Trial::new(Arm::baseline())];
     let mut tried = 0;
@@ -100,11 +100,7 @@ pub fn tune<E>(
 
 /// Has all trials answer more and more of the problems; drops what is surely worse than the leader, but never the first,
 /// and stops where the leader is surely better than the first and alone.
-fn race<E>(
-    trials: &mut Vec<Trial>,
-    n: usize,
-    answer: &mut dyn FnMut(&Arm, std::ops::Range<usize>) -> Result<Vec<bool>, E>,
-) -> Result<(), E> {
+fn race<E>(trials: &mut Vec<Trial>, n: usize, answer: &mut Answer<'_, E>) -> Result<(), E> {
     for lap in LAPS {
         let goal = (n as f64 * lap).ceil() as usize;
         for trial in trials.iter_mut().filter(|trial| trial.right.len() < goal) {
