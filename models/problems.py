@@ -2,8 +2,8 @@
 
 A problem gives every person a quantity. The asked one hangs on a chain of others: each link adds, subtracts, multiplies,
 halves or joins two quantities, some of them worked out many sentences before. The sentences stand in random order among
-quantities that do not matter. The solution first walks back from the question to what is given, sentence by sentence,
-then forward again, one value a sentence.
+quantities that do not matter. The solution first walks back from the question to what is given ("..., so Bob needs Ann."),
+then forward again, one value a sentence ("..., so Bob counts 42.").
 
 Splits are disjoint by construction: the split of a problem is a hash of what it says, whatever the order of its
 sentences, and a generator of one split drops the problems of the others. `python problems.py check` looks all the same.
@@ -54,19 +54,33 @@ THEMES = [
     Theme("jumps", "jump", "centimetres", "metres", 100),
 ]
 
-MAX_VALUE = 299
+MAX_VALUE = 199
 SPLITS = {"test": range(0, 3), "validation": range(3, 6), "train": range(6, 100)}
 
 
 @dataclasses.dataclass
 class Link:
-    """One quantity: what the problem says of it and the sentence that works it out."""
+    """One quantity: what the problem says of it, what it hangs on, and how it is worked out."""
 
     key: str
     value: int
     statement: str
     needs: list
-    working: str
+    sum: str
+    known: str = ""
+
+    def __post_init__(self):
+        self.known = self.known or f"{self.key} counts {self.value}"
+
+    def plan(self):
+        """The sentence that names what must be known first."""
+        return f"{self.statement}, so {self.key} needs {self.needs[0].key}." if self.needs else f"{self.statement}."
+
+    def working(self):
+        """The sentence that works it out."""
+        known = [need.known for need in self.needs]
+        parts = ", ".join(known + ([self.sum] if self.sum else []))
+        return f"{self.statement}{': ' + parts if parts else ''}, so {self.key} counts {self.value}."
 
 
 def given(rng, theme, key, large_allowed=True):
@@ -75,10 +89,9 @@ def given(rng, theme, key, large_allowed=True):
         count = rng.randint(2, max(2, min(9, 200 // theme.factor)))
         value = count * theme.factor
         text = f"{key} {theme.verb} {theme.number_of(count, True)}"
-        return Link(key, value, text + ".", [], f"{text}: {count} * {theme.factor} = {value}.")
+        return Link(key, value, text, [], f"{count} * {theme.factor} = {value}")
     value = rng.randint(3, 99)
-    text = f"{key} {theme.verb} {theme.number_of(value, False)}."
-    return Link(key, value, text, [], text)
+    return Link(key, value, f"{key} {theme.verb} {theme.number_of(value, False)}", [], "")
 
 
 def linked(rng, theme, key, parent, others):
@@ -88,31 +101,27 @@ def linked(rng, theme, key, parent, others):
     if kind == "join" and others:
         other = rng.choice(others)
         value = parent.value + other.value
-        statement = f"{key} {verb} as many {unit} as {p} and {other.key} together."
-        working = f"{key} {verb} {p} and {other.key} together: {parent.value} + {other.value} = {value}."
-        link = Link(key, value, statement, [parent, other], working)
+        statement = f"{key} {verb} as many {unit} as {p} and {other.key} together"
+        link = Link(key, value, statement, [parent, other], f"{parent.value} + {other.value} = {value}")
     elif kind in ("more", "fewer"):
         sign = 1 if kind == "more" else -1
         large = rng.random() < 0.25 and theme.factor <= 12
         count = rng.randint(2, 4) if large else rng.randint(2, 40)
         change = count * theme.factor if large else count
         value = parent.value + sign * change
-        statement = f"{key} {verb} {theme.more(count, large, kind)} than {p}."
+        statement = f"{key} {verb} {theme.more(count, large, kind)} than {p}"
         convert = f"{count} * {theme.factor} = {change}, " if large else ""
-        working = (
-            f"{key} {verb} {theme.more(count, large, kind)} than {p}: "
-            f"{convert}{parent.value} {'+' if sign > 0 else '-'} {change} = {value}."
-        )
+        working = f"{convert}{parent.value} {'+' if sign > 0 else '-'} {change} = {value}"
         link = Link(key, value, statement, [parent], working)
     elif kind == "times":
         factor = rng.choice([2, 3])
         value = factor * parent.value
-        statement = f"{key} {verb} {factor} times as many {unit} as {p}."
-        link = Link(key, value, statement, [parent], f"{key} {verb} {factor} times {p}: {factor} * {parent.value} = {value}.")
+        statement = f"{key} {verb} {factor} times as many {unit} as {p}"
+        link = Link(key, value, statement, [parent], f"{factor} * {parent.value} = {value}")
     elif kind == "half" and parent.value % 2 == 0:
         value = parent.value // 2
-        statement = f"{key} {verb} half as many {unit} as {p}."
-        link = Link(key, value, statement, [parent], f"{key} {verb} half of {p}: {parent.value} / 2 = {value}.")
+        statement = f"{key} {verb} half as many {unit} as {p}"
+        link = Link(key, value, statement, [parent], f"{parent.value} / 2 = {value}")
     else:
         return None
     return link if 2 <= link.value <= MAX_VALUE else None
@@ -126,7 +135,9 @@ def draw(rng, n_links, n_asides):
     sides = []
     while len(chain) <= n_links:
         if rng.random() < 0.3:
-            side, others = given(rng, theme, keys[-2], large_allowed=False), None
+            side = given(rng, theme, keys[-2], large_allowed=False)
+            # It is taken from the problem as it stands.
+            side.known = f"{side.key} {theme.verb} {side.value}"
             others = [side]
         else:
             side, others = None, chain[:-2]
@@ -146,13 +157,12 @@ def draw(rng, n_links, n_asides):
             about = rng.choice(chain + asides)
             aside = given(rng, theme, key) if rng.random() < 0.3 else linked(rng, theme, key, about, chain + sides)
         asides.append(aside)
-    statements = [link.statement for link in chain + sides + asides]
+    statements = [f"{link.statement}." for link in chain + sides + asides]
     rng.shuffle(statements)
     asked = chain[-1]
     question = f"How many {theme.unit} does {asked.key} {theme.ask}?"
-    plan = [link.statement for link in reversed(chain)]
-    # A given number needs no working, unless its unit changes.
-    workings = [link.working for link in chain if link.working != link.statement]
+    plan = [link.plan() for link in reversed(chain)]
+    workings = [link.working() for link in chain]
     return {
         "problem": " ".join(statements + [question]),
         "answer": str(asked.value),
@@ -229,10 +239,11 @@ def main():
     write.add_argument("--split", choices=SPLITS, default="test")
     write.add_argument("--seed", type=int, default=1)
     write.add_argument("-n", type=int, default=1200)
-    write.add_argument("--min-links", type=int, default=4)
-    write.add_argument("--max-links", type=int, default=14)
-    check = commands.add_parser("check", help="look for problems that two files share, or that stand twice in one")
+    write.add_argument("--min-links", type=int, default=3)
+    write.add_argument("--max-links", type=int, default=10)
+    check = commands.add_parser("check", help="look for problems that two files share, or a file and the training split")
     check.add_argument("files", nargs="+")
+    check.add_argument("--train", type=int, default=20000, help="training problems to draw")
     args = parser.parse_args()
     if args.command == "write":
         stream = problems(args.split, args.seed, args.min_links, args.max_links)
@@ -247,8 +258,10 @@ def main():
         with open(path) as file:
             seen.update(meaning(json.loads(line)["problem"]) for line in file)
     twice = sum(1 for count in seen.values() if count > 1)
-    print(f"{sum(seen.values())} problems, {twice} more than once")
-    raise SystemExit(1 if twice else 0)
+    stream = problems("train", "1 check", 1, 16)
+    trained = sum(1 for problem, _ in zip(stream, range(args.train)) if meaning(problem["problem"]) in seen)
+    print(f"{sum(seen.values())} problems, {twice} more than once, {trained} of {args.train} training problems among them")
+    raise SystemExit(1 if twice or trained else 0)
 
 
 if __name__ == "__main__":

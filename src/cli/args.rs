@@ -501,7 +501,7 @@ pub struct TaskArgs {
     #[arg(long, value_name = "N", default_value_t = 8, env = "LLAMA_ARG_N_PARALLEL")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
     pub parallel: u32,
-    /// Tokens to generate for an answer at most.
+    /// Tokens to generate for an answer at most. A context (-c) holds one answer; by default the longest prompt and this.
     #[arg(
         short = 'n',
         long,

@@ -67,7 +67,7 @@ struct Slot<T> {
 
 impl Parallel {
     /// Makes a context of `params` for `slots` sequences, each of which holds `params.n_ctx` tokens. With `stepflow`, the
-    /// repairs can be set by [`Parallel::control`].
+    /// repairs can be set by [`Parallel::configure`].
     ///
     /// # Errors
     /// When the model offers StepFlow no place, or llama.cpp fails.

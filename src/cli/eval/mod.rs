@@ -50,12 +50,14 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<u8> {
         sampling: &task.sampling,
         max_tokens: task.max_tokens,
     };
+    let mut tally = Tally::new(&arms, &done);
     let mut progress = Progress::new("eval", "samples", total);
     let outcome = interrupt.during(|| {
         plan.run(&mut parallel, &task.model, &indices, &keys, &mut |sample| {
             folder.add(&sample)?;
+            tally.count(&sample);
             done.push(sample);
-            progress.say(done.len(), &running(&arms, &done));
+            progress.say(done.len(), &tally.to_string());
             Ok::<(), Failure>(())
         })
     });
@@ -123,14 +125,32 @@ fn describe(task: &Task, arms: &[Arm], samples: usize, Shard(part, parts): Shard
     })
 }
 
-/// Accuracy so far: "baseline 61.3%, stepflow 63.0%".
-fn running(arms: &[Arm], done: &[Sample]) -> String {
-    let accuracy = |arm: &Arm| {
-        let own = || done.iter().filter(|sample| sample.arm == arm.name);
-        let correct = own().filter(|sample| sample.correct).count();
-        format!("{} {:.1}%", arm.name, 100.0 * correct as f64 / own().count().max(1) as f64)
-    };
-    arms.iter().map(accuracy).collect::<Vec<_>>().join(", ")
+/// Accuracy so far, of every arm: "baseline 61.3%, stepflow 63.0%".
+struct Tally(Vec<(String, usize, usize)>);
+
+impl Tally {
+    fn new(arms: &[Arm], done: &[Sample]) -> Self {
+        let mut tally = Self(arms.iter().map(|arm| (arm.name.clone(), 0, 0)).collect());
+        done.iter().for_each(|sample| tally.count(sample));
+        tally
+    }
+
+    fn count(&mut self, sample: &Sample) {
+        if let Some((_, correct, all)) = self.0.iter_mut().find(|(arm, ..)| *arm == sample.arm) {
+            *correct += usize::from(sample.correct);
+            *all += 1;
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, (arm, correct, all)) in self.0.iter().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{arm} {:.1}%", 100.0 * *correct as f64 / (*all).max(1) as f64)?;
+        }
+        Ok(())
+    }
 }
 
 /// What can end the work: the engine, or the folder.

@@ -10,7 +10,7 @@ use stepflow::eval::{Format, Problem, problem};
 use stepflow::llama::{FlashAttention, Model, Token};
 use stepflow::stepflow::StepFlowConfig;
 
-use crate::cli::args::TaskArgs;
+use crate::cli::args::{Switch, TaskArgs};
 use crate::cli::setup::{self, Interrupt};
 use crate::cli::{input, output};
 
@@ -50,6 +50,9 @@ impl Task {
         let model = setup::load_model(&args.model)?;
         if args.model.lora.is_some() {
             bail!("--lora is not taken here; merge the adapter into the model first");
+        }
+        if args.context.flash_attn == Switch::On {
+            say!("stepflow: flash attention is off in every arm: StepFlow works on the softmax, which it never forms");
         }
         let sampling = sampling(args, &model, samples, seed)?;
         let system = args.system_prompt.as_deref().map(input::unescape);
