@@ -113,8 +113,8 @@ pub fn flash_attention(switch: Switch) -> FlashAttention {
 
 /// The repairs that the flags turn on, or the file of `--config`; all numbers checked.
 pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
-    let file = args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
-    let config = all_repairs(args)?;
+    let file = config_of_file(args)?;
+    let config = settings(args, &file)?;
     let named = args.stepflow || args.oeb || args.smi;
     Ok(StepFlowConfig {
         oeb: config.oeb.filter(|_| args.stepflow || args.oeb || (!named && file.oeb.is_some())),
@@ -130,8 +130,15 @@ pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
 
 /// Both repairs at the settings of the flags, else of the file, else the paper's, whether they are turned on or not.
 pub fn all_repairs(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
-    let file = args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
-    let (mut oeb, mut smi) = (file.oeb.unwrap_or_default(), file.smi.unwrap_or_default());
+    settings(args, &config_of_file(args)?)
+}
+
+fn config_of_file(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+    Ok(args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default())
+}
+
+fn settings(args: &StepFlowArgs, file: &StepFlowConfig) -> anyhow::Result<StepFlowConfig> {
+    let (mut oeb, mut smi) = (file.oeb.clone().unwrap_or_default(), file.smi.clone().unwrap_or_default());
     oeb.layers = args.oeb_layers.clone().unwrap_or(oeb.layers);
     oeb.tau_max = args.tau_max.unwrap_or(oeb.tau_max);
     smi.layers = args.smi_layers.clone().unwrap_or(smi.layers);
