@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Finish, Generated};
 use crate::stepflow::LayerStats;
 
-use super::grade::{self, Answer};
+use super::grade;
 use super::problem::Problem;
 
 /// One answer to one problem by one arm.
@@ -103,7 +103,7 @@ impl Sample {
             seed,
             text: String::from_utf8_lossy(&generated.text).into_owned(),
             correct: found.as_deref().is_some_and(|found| grade::is_correct(found, &problem.reference)),
-            answer: found.map(|found| canonical(&found, &problem.reference)),
+            answer: found.map(|found| grade::canonical(&found, &problem.reference)),
             finished: generated.finish == Finish::Stop,
             tokens: Tokens { prompt: generated.n_prompt, question, thinking, summary },
             seconds: generated.time.as_secs_f64(),
@@ -124,8 +124,4 @@ pub struct Key {
     pub index: usize,
     /// The number of the sample, from 0.
     pub sample: usize,
-}
-
-fn canonical(found: &str, reference: &Answer) -> String {
-    grade::canonical(found, reference)
 }
