@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use crate::files;
 
 /// What the model calls itself.
 pub const NAME: &str = "StepFlow Reasoner";
 
+const FILE: &str = concat!("stepflow-reasoner-", env!("CARGO_PKG_VERSION"), ".gguf");
 const MODEL: &[u8] = include_bytes!("../models/stepflow-reasoner.gguf");
 
 /// Problems that the model was not trained on: name and text, as [`crate::eval::problem::read`] takes them.
@@ -33,18 +34,15 @@ pub struct BuiltinError {
 /// # Errors
 /// When neither folder can be written.
 pub fn path() -> Result<PathBuf, BuiltinError> {
-    let digest = Sha256::digest(MODEL);
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("stepflow-reasoner-{name}.gguf");
     if let Some(folder) = cache() {
-        let path = folder.join(&name);
+        let path = folder.join(FILE);
         if is_model(&path) || write(&folder, &path).is_ok() {
             return Ok(path);
         }
     }
     // Where all users write, a file may be another's and change while it is mapped. So none is trusted there.
     let folder = std::env::temp_dir();
-    let path = folder.join(&name);
+    let path = folder.join(FILE);
     match write(&folder, &path) {
         Ok(()) => Ok(path),
         Err(source) => Err(BuiltinError { path, source }),
@@ -68,11 +66,8 @@ fn is_model(path: &Path) -> bool {
     read().is_ok_and(|bytes| bytes == MODEL)
 }
 
-/// Beside first and then renamed: another process may write the same file, or have it mapped.
+/// Another process may write the same file, or have it mapped.
 fn write(folder: &Path, path: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".stepflow-").tempfile_in(folder)?;
-    file.write_all(MODEL)?;
-    file.persist(path)?;
-    Ok(())
+    files::write_whole(path, |file| file.write_all(MODEL))
 }

@@ -5,6 +5,7 @@
 pub mod builtin;
 pub mod engine;
 pub mod eval;
+pub mod files;
 pub mod gguf;
 pub mod kernels;
 pub mod llama;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use stepflow::files;
 
 /// Writes a file beside its final name and renames it, so that no reader ever sees half of it.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
@@ -14,11 +15,8 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
         let mut file = std::fs::OpenOptions::new().write(true).open(path).with_context(in_file)?;
         return write(&mut file).and_then(|()| file.flush()).with_context(in_file);
     }
-    let mut file = temporary(path)?;
-    write(file.as_file_mut()).and_then(|()| file.as_file_mut().sync_all()).with_context(in_file)?;
-    let saved = file.persist(path).map_err(|error| error.error).with_context(in_file)?;
-    let _ = saved.set_permissions(permissions());
-    Ok(())
+    check_folder(path)?;
+    files::write_whole(path, |file| write(file)).with_context(in_file)
 }
 
 /// Finds out whether [`write_file`] could write there, before any work is done for it.
@@ -30,21 +28,23 @@ pub fn check_writable(path: &Path) -> anyhow::Result<()> {
         bail!("cannot write {}: it is a folder", path.display());
     }
     // A pipe must not be opened before there is something to write: its reader would take closing it for the end.
-    if is_device(path) { Ok(()) } else { temporary(path).map(drop) }
+    if is_device(path) {
+        return Ok(());
+    }
+    check_folder(path)?;
+    files::beside(path).map(drop).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn is_device(path: &Path) -> bool {
     path.exists() && !path.is_file()
 }
 
-/// A file beside `path` that goes away unless it is renamed.
-fn temporary(path: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
+fn check_folder(path: &Path) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         bail!("cannot write {}: there is no folder {}", path.display(), folder.display());
     }
-    let file = tempfile::Builder::new().prefix(".stepflow-").tempfile_in(folder);
-    file.with_context(|| format!("cannot write {}", path.display()))
+    Ok(())
 }
 
 /// Writes to the file, or to stdout if there is none.
@@ -69,15 +69,4 @@ pub fn cell(text: &str) -> Cow<'_, str> {
         true => Cow::Owned(format!("'{text}")),
         false => Cow::Borrowed(text),
     }
-}
-
-/// Temporary files are private; results are as readable as any file.
-#[cfg(unix)]
-fn permissions() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
-}
-
-#[cfg(not(unix))]
-fn permissions() -> std::fs::Permissions {
-    std::fs::metadata(".").map(|m| m.permissions()).expect("the current folder has permissions")
 }

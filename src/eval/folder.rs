@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
+
 use super::sample::Sample;
 
 /// Everything that decides what a run's samples are; two runs with equal ones can be joined.
@@ -125,7 +127,7 @@ impl Folder {
             false => {
                 let mut json = serde_json::to_vec_pretty(run).map_err(|error| io(error.into()))?;
                 json.push(b'\n');
-                write_whole(&description, &json)?;
+                files::write_whole(&description, |file| file.write_all(&json)).map_err(io)?;
             }
         }
         let file = path.join("samples.jsonl");
@@ -141,10 +143,12 @@ impl Folder {
     /// # Errors
     /// When it cannot be written.
     pub fn add(&mut self, sample: &Sample) -> Result<(), FolderError> {
-        let io = |error| FolderError::Io { path: self.path.join("samples.jsonl"), error };
-        let mut line = serde_json::to_vec(sample).map_err(|error| io(error.into()))?;
-        line.push(b'\n');
-        self.samples.write_all(&line).map_err(|error| FolderError::Io { path: self.path.join("samples.jsonl"), error })
+        let line = serde_json::to_vec(sample).map_err(io::Error::from);
+        let written = line.and_then(|mut line| {
+            line.push(b'\n');
+            self.samples.write_all(&line)
+        });
+        written.map_err(|error| FolderError::Io { path: self.path.join("samples.jsonl"), error })
     }
 
     /// Writes a result beside the samples, whole or not at all.
@@ -152,7 +156,9 @@ impl Folder {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<(), FolderError> {
-        write_whole(&self.path.join(name), text.as_bytes())
+        let path = self.path.join(name);
+        files::write_whole(&path, |file| file.write_all(text.as_bytes()))
+            .map_err(|error| FolderError::Io { path, error })
     }
 }
 
@@ -203,13 +209,4 @@ pub fn read_samples(path: &Path) -> Result<(Vec<Sample>, u64), FolderError> {
         samples.push(sample);
         whole += n as u64;
     }
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let io = |error| FolderError::Io { path: path.to_owned(), error };
-    let beside = path.with_extension("part");
-    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)).map_err(|error| {
-        let _ = std::fs::remove_file(&beside);
-        io(error)
-    })
 }
