@@ -9,5 +9,6 @@ pub mod files;
 pub mod gguf;
 pub mod kernels;
 pub mod llama;
+pub mod saliency;
 pub mod stepflow;
 pub mod trace;

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stepflow::engine::SamplerKind;
 use stepflow::llama::{CacheType, MAX_THREADS};
 use stepflow::stepflow::{LayerSelection, Window};
-use stepflow::trace::Family;
+use stepflow::trace::{Family, Segment};
 
 /// Run quantized reasoning models (GGUF), with StepFlow repairing how information flows between reasoning steps.
 #[derive(Debug, Parser)]
@@ -44,6 +44,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Choose StepFlow's settings for a model on problems that are not for the test.
     Tune(TuneArgs),
+    /// How much each step of a trace draws on each earlier one, layer by layer.
+    Saliency(SaliencyArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -470,6 +472,89 @@ pub enum BenchFormat {
     Json,
     /// One object a line.
     Jsonl,
+}
+
+/// Step-Saliency.
+#[derive(Debug, Clone, Args)]
+pub struct SaliencyArgs {
+    /// The trace, as --save-trace writes it; `-` for stdin.
+    #[arg(value_name = "TRACE")]
+    pub trace: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Folder for cells.csv, layers.csv, steps.csv and run.json.
+    #[arg(short, long, value_name = "DIR", default_value = "saliency")]
+    pub out: PathBuf,
+    /// How to measure.
+    #[arg(long, value_enum, default_value_t = SaliencyMethod::Gradient)]
+    pub method: SaliencyMethod,
+    /// Layers as `0-6,9`, or a share of the first ones; all by default.
+    #[arg(long, value_name = "LAYERS")]
+    pub layers: Option<LayerSelection>,
+    /// What the loss is of: `all` tokens, `question`, `thinking`, `summary`, or `step:N`.
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    pub loss: LossOf,
+    /// Threads.
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<i32>,
+}
+
+/// How saliency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SaliencyMethod {
+    /// Exactly, by a backward pass: Step-Saliency and its signed sums.
+    Gradient,
+    /// Attention alone, by one forward pass.
+    Attention,
+}
+
+impl SaliencyMethod {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gradient => "gradient",
+            Self::Attention => "attention",
+        }
+    }
+}
+
+/// What a loss is the mean surprise of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossOf {
+    /// Every token.
+    All,
+    /// The tokens of a segment.
+    Segment(Segment),
+    /// The tokens of a step.
+    Step(usize),
+}
+
+impl std::fmt::Display for LossOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => write!(f, "all"),
+            Self::Segment(segment) => write!(f, "{segment}"),
+            Self::Step(step) => write!(f, "step:{step}"),
+        }
+    }
+}
+
+impl std::str::FromStr for LossOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let step = text.strip_prefix("step:").and_then(|number| number.parse().ok());
+        match text {
+            "all" => Ok(Self::All),
+            "question" => Ok(Self::Segment(Segment::Question)),
+            "thinking" => Ok(Self::Segment(Segment::Thinking)),
+            "summary" => Ok(Self::Segment(Segment::Summary)),
+            _ => step
+                .map(Self::Step)
+                .ok_or(format!("expected all, question, thinking, summary or step:N, found `{text}`")),
+        }
+    }
 }
 
 /// Inspecting.

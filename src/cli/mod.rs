@@ -16,6 +16,7 @@ mod llama_flags;
 mod output;
 mod printer;
 mod report;
+mod saliency;
 mod score;
 mod setup;
 mod shell;
@@ -70,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
+        Some(Command::Saliency(args)) => saliency::run(&args),
         Some(Command::Completions { shell }) => shell::completions(shell),
         Some(Command::Man) => shell::man(),
     }

@@ -1,10 +1,11 @@
 //! Results: to stdout, or to a file that appears whole or not at all.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use sha2::{Digest, Sha256};
 use stepflow::files;
 
 /// Writes a file beside its final name and renames it, so that no reader ever sees half of it.
@@ -54,6 +55,22 @@ pub fn write_result(path: Option<&Path>, write: impl FnOnce(&mut dyn Write) -> i
         None => {
             let mut stdout = io::BufWriter::new(io::stdout().lock());
             write(&mut stdout).and_then(|()| stdout.flush()).context("cannot write to stdout")
+        }
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256_of(path: &Path) -> anyhow::Result<String> {
+    let mut hash = Sha256::new();
+    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk).with_context(|| path.display().to_string())? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&chunk[..n]),
         }
     }
 }

@@ -346,7 +346,7 @@ fn fields(params: &mut LlamaContextParams) -> &mut sys::llama_context_params {
 ///
 /// # Safety
 /// `flag` points to an `AtomicBool` that outlives the context.
-unsafe extern "C" fn is_interrupted(flag: *mut c_void) -> bool {
+pub(super) unsafe extern "C" fn is_interrupted(flag: *mut c_void) -> bool {
     // SAFETY: by this function's contract.
     unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }

@@ -29,6 +29,10 @@ impl<'g> Tensor<'g> {
         unsafe { &*self.raw.as_ptr() }
     }
 
+    pub fn raw(&self) -> NonNull<sys::ggml_tensor> {
+        self.raw
+    }
+
     pub fn address(&self) -> usize {
         self.raw.as_ptr() as usize
     }

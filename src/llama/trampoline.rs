@@ -150,7 +150,7 @@ fn streams_of<'c>(caches: &'c Caches, softmax: Tensor<'_>) -> Result<&'c Streams
 }
 
 /// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.
-fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
+pub(super) fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
     std::str::from_utf8(name.strip_prefix(prefix)?).ok()?.parse().ok()
 }
 

@@ -1,9 +1,8 @@
 //! Problems and a model to answer them: what `eval` and `tune` begin with.
 
-use std::io::Read;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use sha2::{Digest, Sha256};
 use stepflow::engine::{self, Message, Parallel, SamplingParams, SessionParams};
 use stepflow::eval::{Format, Problem, problem};
@@ -114,16 +113,7 @@ impl Task {
 
     /// SHA-256 of the model file.
     pub fn model_sha256(&self) -> anyhow::Result<String> {
-        let path = self.model.path();
-        let mut hash = Sha256::new();
-        let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut chunk).with_context(|| path.display().to_string())? {
-                0 => return Ok(output::hex(&hash.finalize())),
-                n => hash.update(&chunk[..n]),
-            }
-        }
+        output::sha256_of(self.model.path())
     }
 }
 

@@ -1,0 +1,160 @@
+//! The tables of a saliency run: tidy CSV, one row a number.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use stepflow::llama::Model;
+use stepflow::saliency::{LayerMetrics, Metric, Pool, Saliency};
+use stepflow::trace::{Segment, TraceFile};
+
+use crate::cli::args::SaliencyArgs;
+use crate::cli::output;
+
+/// Of the format of these files.
+const VERSION: u32 = 1;
+
+/// Everything that a run has to show.
+pub struct Tables<'a> {
+    pub args: &'a SaliencyArgs,
+    pub trace: &'a TraceFile,
+    pub pool: &'a Pool,
+    pub saliency: &'a Saliency,
+    pub model: &'a Model,
+}
+
+/// A row of `cells.csv`. Empty fields belong to methods that estimate.
+#[derive(Serialize)]
+struct Cell<'a> {
+    run_id: &'a str,
+    method: &'a str,
+    layer: usize,
+    query_step: usize,
+    key_step: usize,
+    query_segment: Segment,
+    key_segment: Segment,
+    n_pairs: usize,
+    metric: &'a str,
+    value: f64,
+    se: Option<f64>,
+    n_probes: Option<u32>,
+    eps: Option<f64>,
+    below_noise: Option<bool>,
+}
+
+/// A row of `steps.csv`; `end` is the token after the last.
+#[derive(Serialize)]
+struct StepRow<'a> {
+    run_id: &'a str,
+    step: usize,
+    segment: Segment,
+    start: usize,
+    end: usize,
+    text: &'a str,
+}
+
+/// A row of `layers.csv`.
+#[derive(Serialize)]
+struct LayerRow<'a> {
+    run_id: &'a str,
+    method: &'a str,
+    layer: usize,
+    metric: &'a str,
+    value: Option<f64>,
+}
+
+impl Tables<'_> {
+    /// Writes all files into the folder of the run.
+    pub fn write(&self) -> anyhow::Result<()> {
+        let run = self.run()?;
+        let id = run["run_id"].as_str().unwrap_or_default();
+        self.file("steps.csv", |out| self.steps(id, out))?;
+        self.file("layers.csv", |out| self.layers(id, out))?;
+        self.file("cells.csv", |out| self.cells(id, out))?;
+        self.file("run.json", |out| writeln!(out, "{run:#}"))
+    }
+
+    fn file(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+        output::write_file(&self.args.out.join(name), |out| {
+            let mut buffered = io::BufWriter::new(out);
+            write(&mut buffered)?;
+            buffered.flush()
+        })
+    }
+
+    /// What the run was.
+    fn run(&self) -> anyhow::Result<serde_json::Value> {
+        let loss = self.saliency.loss.map(|nats| json!({ "of": self.args.loss.to_string(), "nats": nats }));
+        let mut run = json!({
+            "stepflow_saliency": VERSION,
+            "stepflow": env!("CARGO_PKG_VERSION"),
+            "model": {
+                "file": self.model.path().file_name().map(|name| name.to_string_lossy()),
+                "description": self.model.description(),
+                "sha256": output::sha256_of(self.model.path())?,
+            },
+            "method": self.args.method.name(),
+            "loss": loss,
+            "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
+            "n_tokens": self.trace.tokens.len(),
+            "n_steps": self.pool.n_steps(),
+        });
+        let id = output::hex(&Sha256::digest(run.to_string())[..6]);
+        run["run_id"] = json!(id);
+        Ok(run)
+    }
+
+    fn steps(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        for (step, span) in self.trace.steps.iter().enumerate() {
+            let bytes = self.trace.tokens[span.tokens.clone()].iter().flat_map(|token| token.piece.iter().copied());
+            let text = String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned();
+            let (start, end) = (span.tokens.start, span.tokens.end);
+            csv.serialize(StepRow { run_id, step, segment: span.segment, start, end, text: &output::cell(&text) })?;
+        }
+        csv.flush()
+    }
+
+    fn layers(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        let (method, segments) = (self.args.method.name(), super::segments(self.trace));
+        for layer in &self.saliency.layers {
+            let map = layer.map(Metric::Saliency).or(layer.map(Metric::Attention));
+            for (metric, value) in map.map(|map| LayerMetrics::new(map, &segments).named()).into_iter().flatten() {
+                csv.serialize(LayerRow { run_id, method, layer: layer.layer, metric, value })?;
+            }
+        }
+        csv.flush()
+    }
+
+    fn cells(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        let (method, segments) = (self.args.method.name(), super::segments(self.trace));
+        for layer in &self.saliency.layers {
+            for (metric, map) in &layer.maps {
+                for query_step in 0..map.n_steps() {
+                    for (key_step, &value) in map.row(query_step).iter().enumerate() {
+                        csv.serialize(Cell {
+                            run_id,
+                            method,
+                            layer: layer.layer,
+                            query_step,
+                            key_step,
+                            query_segment: segments[query_step],
+                            key_segment: segments[key_step],
+                            n_pairs: self.pool.n_pairs(query_step, key_step),
+                            metric: metric.name(),
+                            value,
+                            se: None,
+                            n_probes: None,
+                            eps: None,
+                            below_noise: None,
+                        })?;
+                    }
+                }
+            }
+        }
+        csv.flush()
+    }
+}

@@ -1,0 +1,55 @@
+//! Exact Step-Saliency, by a backward pass.
+
+use crate::llama::{Backward, LlamaError, Model};
+
+use super::{LayerMaps, Metric, Pool, Saliency, StepMap};
+
+/// Step-Saliency and its signed sums, for the layers that `wanted` takes. Every layer's token-level map is pooled as soon
+/// as it is there and never kept.
+///
+/// # Errors
+/// As [`Backward::run`].
+pub fn gradient(
+    pass: &Backward<'_>,
+    pool: &Pool,
+    wanted: impl Fn(usize) -> bool,
+    mut progress: impl FnMut(usize),
+) -> Result<Saliency, LlamaError> {
+    let mut layers = Vec::new();
+    let loss = pass.run(&mut |attention| {
+        progress(attention.layer);
+        if !wanted(attention.layer) {
+            return Ok(());
+        }
+        let (mut saliency, mut signed) = (StepMap::new(pool.n_steps()), StepMap::new(pool.n_steps()));
+        for head in 0..attention.n_head {
+            for query in 0..pool.n_tokens() {
+                let (probs, gradient) = attention.row(head, query);
+                let product = || probs.iter().zip(gradient).map(|(a, d)| f64::from(*a) * f64::from(*d));
+                pool.add(&mut saliency, query, product().map(f64::abs));
+                pool.add(&mut signed, query, product());
+            }
+        }
+        pool.mean(&mut saliency, attention.n_head);
+        pool.mean(&mut signed, 1);
+        let maps = vec![(Metric::Saliency, saliency), (Metric::Signed, signed)];
+        layers.push(LayerMaps { layer: attention.layer, maps });
+        Ok(())
+    })?;
+    layers.sort_by_key(|layer| layer.layer);
+    Ok(Saliency { loss: Some(loss), layers })
+}
+
+/// Architectures whose every operation llama.cpp can differentiate.
+const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
+/// Why llama.cpp has no backward pass for a model, if it has none.
+pub fn no_gradient(model: &Model) -> Option<String> {
+    let architecture = model.metadata().architecture().unwrap_or("?");
+    if !ARCHITECTURES.contains(&architecture) {
+        let known = ARCHITECTURES.join(", ");
+        return Some(format!("llama.cpp has a backward pass for {known}, but not for {architecture}"));
+    }
+    let experts = model.metadata().arch_u64("expert_count").unwrap_or(0);
+    (experts > 0).then(|| "llama.cpp has no backward pass for experts".to_owned())
+}

@@ -1,0 +1,81 @@
+//! What a layer's map says in a few numbers.
+//!
+//! All are of the row-normalised map: how each query step shares itself among the steps it can see.
+
+use crate::trace::Segment;
+
+use super::StepMap;
+
+/// Numbers of one layer; `None` where the trace has no such steps.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LayerMetrics {
+    /// Mean share that a thinking step gives to itself and the step before. Near 1, steps see only themselves: Shallow
+    /// Lock-in, where it happens in shallow layers.
+    pub lock_in: Option<f64>,
+    /// Mean share that a thinking step gives to the question.
+    pub question_share: Option<f64>,
+    /// Mean share that a summary step gives to the thinking. Near 0, the thinking is out of sight: Deep Decay, where it
+    /// happens in deep layers.
+    pub summary_to_thinking: Option<f64>,
+}
+
+impl LayerMetrics {
+    /// Of a map whose steps lie in these segments.
+    pub fn new(map: &StepMap, segments: &[Segment]) -> Self {
+        let share = |query: usize, wanted: &dyn Fn(usize) -> bool| {
+            let row = map.row(query);
+            let total: f64 = row.iter().sum();
+            let part: f64 = row.iter().enumerate().filter(|(key, _)| wanted(*key)).map(|(_, cell)| cell).sum();
+            (total > 0.0).then_some(part / total)
+        };
+        let of = |segment| (0..segments.len()).filter(move |&step| segments[step] == segment);
+        // The first two steps of a trace see nothing but themselves and the step before.
+        let lock_in = of(Segment::Thinking).filter(|&step| step >= 2);
+        Self {
+            lock_in: mean(lock_in.filter_map(|query| share(query, &|key| key + 1 >= query))),
+            question_share: mean(
+                of(Segment::Thinking).filter_map(|query| share(query, &|key| segments[key] == Segment::Question)),
+            ),
+            summary_to_thinking: mean(
+                of(Segment::Summary).filter_map(|query| share(query, &|key| segments[key] == Segment::Thinking)),
+            ),
+        }
+    }
+
+    /// Names and values.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 3] {
+        [
+            ("lock_in", self.lock_in),
+            ("question_share", self.question_share),
+            ("summary_to_thinking", self.summary_to_thinking),
+        ]
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pool;
+    use super::*;
+
+    #[test]
+    fn shares_are_of_what_a_step_can_see() {
+        use Segment::{Question, Summary, Thinking};
+        let steps: [(usize, &[f64]); 4] =
+            [(0, &[2.0]), (1, &[3.0, 1.0]), (2, &[1.0, 1.0, 2.0]), (3, &[4.0, 1.0, 2.0, 1.0])];
+        let (pool, mut map) = (Pool::new([0..1, 1..2, 2..3, 3..4]), StepMap::new(4));
+        for (query, row) in steps {
+            pool.add(&mut map, query, row.iter().copied());
+        }
+        let metrics = LayerMetrics::new(&map, &[Question, Thinking, Thinking, Summary]);
+        assert_eq!(metrics.lock_in, Some(0.75));
+        assert_eq!(metrics.question_share, Some(0.5));
+        assert_eq!(metrics.summary_to_thinking, Some(0.375));
+        let none = LayerMetrics::new(&StepMap::new(2), &[Question, Thinking]);
+        assert_eq!(none, LayerMetrics::default(), "a row of zeros has no shares");
+    }
+}

@@ -1,0 +1,145 @@
+//! `stepflow saliency` as a user runs it: on a trace that the embedded model left, and on what is no such trace.
+#![cfg(unix)]
+
+mod program;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use program::{run, run_with, stepflow};
+use stepflow::trace::TraceFile;
+use tempfile::TempDir;
+
+const QUESTION: &str =
+    "Ann has 14 fewer coins than Bob. Ida has 9 coins. Bob has 3 dozen coins. How many coins does Ann have?";
+
+/// A folder with `trace.json`, of an answer by the embedded model.
+fn traced() -> (TempDir, TraceFile) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let outcome = run(stepflow(["-p", QUESTION, "-st", "-t", "1", "--save-trace", path.to_str().unwrap()]));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let trace = TraceFile::read(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(trace.steps.len() > 3, "{trace:?}");
+    (folder, trace)
+}
+
+/// Rows of a table, by column name.
+fn table(path: &Path) -> Vec<BTreeMap<String, String>> {
+    csv::Reader::from_path(path).unwrap().deserialize().map(|row| row.unwrap()).collect()
+}
+
+fn number(row: &BTreeMap<String, String>, column: &str) -> f64 {
+    row[column].parse().unwrap()
+}
+
+#[test]
+fn every_causal_cell_of_every_layer_is_in_the_table() {
+    let (folder, trace) = traced();
+    let out = folder.path().join("maps");
+    let args = ["saliency", folder.path().join("trace.json").to_str().unwrap()].map(str::to_owned);
+    let run_to = |method: &str| {
+        let flags = ["-t", "1", "--method", method, "-o", out.to_str().unwrap()].map(str::to_owned);
+        let outcome = run(stepflow(args.iter().chain(&flags)));
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        assert!(outcome.stdout.is_empty());
+        table(&out.join("cells.csv"))
+    };
+    let n = trace.steps.len();
+    let pairs = n * (n + 1) / 2;
+
+    let exact = run_to("gradient");
+    assert_eq!(exact.len(), 12 * 2 * pairs);
+    let saliency: Vec<_> = exact.iter().filter(|row| row["metric"] == "saliency").collect();
+    assert!(saliency.iter().all(|row| number(row, "value") >= 0.0 && row["se"].is_empty()));
+    assert!(saliency.iter().any(|row| number(row, "value") > 0.0));
+    // A signed sum over heads is at most what its parts add up to: 4 heads, rounding aside.
+    let key = |row: &BTreeMap<String, String>| ["layer", "query_step", "key_step"].map(|column| row[column].clone());
+    let of: BTreeMap<_, _> = saliency.iter().map(|row| (key(row), number(row, "value"))).collect();
+    for row in exact.iter().filter(|row| row["metric"] == "signed") {
+        assert!(number(row, "value").abs() <= 4.0 * of[&key(row)] * (1.0 + 1e-9), "{row:?}");
+    }
+    let steps = table(&out.join("steps.csv"));
+    let text: String = steps.iter().map(|row| row["text"].trim_start_matches('\'')).collect();
+    assert!(text.contains("Ida has 9 coins."), "{text}");
+    assert_eq!(steps.last().unwrap()["end"], trace.tokens.len().to_string());
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!((&run["method"], &run["n_steps"]), (&"gradient".into(), &n.into()));
+    assert!(run["loss"]["nats"].as_f64().unwrap() > 0.0);
+
+    let attention = run_to("attention");
+    assert_eq!(attention.len(), 12 * pairs);
+    for layer in 0..12 {
+        // All attention of a step's tokens adds up to one each.
+        for (query, step) in trace.steps.iter().enumerate() {
+            let row = attention
+                .iter()
+                .filter(|row| row["layer"] == layer.to_string() && row["query_step"] == query.to_string());
+            let total: f64 = row.map(|row| number(row, "value") * number(row, "n_pairs")).sum();
+            // Sums of half-precision keys and float32 shares.
+            let error = (total / step.tokens.len() as f64 - 1.0).abs();
+            assert!(error <= 1e-4, "layer {layer}, step {query}: {total}");
+        }
+    }
+}
+
+#[test]
+fn layers_and_the_loss_can_be_chosen() {
+    let (folder, _) = traced();
+    let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let maps = |loss: &str| {
+        let args = ["saliency", "-", "-t", "1", "--layers", "3,7-8", "--loss", loss, "-o", out.to_str().unwrap()];
+        let outcome = run_with(stepflow(args), &std::fs::read(&trace).unwrap());
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        table(&out.join("cells.csv"))
+    };
+    let whole = maps("all");
+    let layers: std::collections::BTreeSet<&str> = whole.iter().map(|row| row["layer"].as_str()).collect();
+    assert_eq!(layers.into_iter().collect::<Vec<_>>(), ["3", "7", "8"]);
+    // Nothing after a step can change how surprising its tokens are.
+    let first = maps("step:1");
+    assert!(first.iter().all(|row| number(row, "query_step") < 2.0 || number(row, "value") == 0.0));
+    assert!(first.iter().any(|row| number(row, "value") != 0.0));
+}
+
+#[test]
+fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
+    let (folder, trace) = traced();
+    let out = folder.path().join("maps");
+    let write = |name: &str, change: &dyn Fn(&mut TraceFile)| {
+        let mut changed = trace.clone();
+        change(&mut changed);
+        let path = folder.path().join(name);
+        changed.write(std::fs::File::create(&path).unwrap()).unwrap();
+        path
+    };
+    let refused = |path: &Path, flags: &[&str], code: i32, says: &str| {
+        // With the model named, what it has to say of the trace is all it has to say.
+        let model = stepflow::builtin::path().unwrap();
+        let args = ["saliency", path.to_str().unwrap(), "-m", model.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        run(stepflow(args.iter().chain(flags))).assert_fails(code, says);
+        assert!(!out.exists(), "{says}");
+    };
+    let other = write("other.json", &|trace| trace.tokens[3].piece = b"?".to_vec());
+    refused(&other, &[], 1, "token 3 of the trace");
+    let unknown = write("unknown.json", &|trace| trace.tokens[3].id = 1 << 30);
+    refused(&unknown, &[], 1, "in this model it is none");
+    let one = write("one.json", &|trace| {
+        trace.steps.truncate(1);
+        trace.tokens.truncate(trace.steps[0].tokens.end);
+    });
+    refused(&one, &[], 1, "at least two steps, found 1");
+    let long = write("long.json", &|trace| {
+        let (last, token) = (trace.steps.len() - 1, trace.tokens.last().unwrap().clone());
+        trace.tokens.resize(3000, token);
+        trace.steps[last].tokens.end = 3000;
+    });
+    refused(&long, &[], 1, "3000 tokens, but the model's context holds 2048");
+    let good = folder.path().join("trace.json");
+    refused(&good, &["--layers", "12"], 2, "layer 12");
+    refused(&good, &["--loss", "step:9999"], 1, "--loss step:9999");
+    refused(&good, &["--loss", "half"], 2, "step:N");
+    refused(Path::new("/nonexistent"), &[], 1, "cannot read /nonexistent");
+    std::fs::write(folder.path().join("text"), "Hello").unwrap();
+    refused(&folder.path().join("text"), &[], 1, "not a stepflow trace");
+}
