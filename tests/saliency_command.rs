@@ -103,6 +103,17 @@ fn layers_and_the_loss_can_be_chosen() {
 }
 
 #[test]
+fn without_the_memory_for_better_it_takes_attention_and_says_why() {
+    let (folder, _) = traced();
+    let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "--memory", "1K", "-o", out.to_str().unwrap()];
+    let outcome = run(stepflow(args));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("attention alone: a backward pass needs about"), "{outcome:?}");
+    assert!(table(&out.join("cells.csv")).iter().all(|row| row["method"] == "attention"));
+}
+
+#[test]
 fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     let (folder, trace) = traced();
     let out = folder.path().join("maps");
@@ -136,6 +147,8 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     });
     refused(&long, &[], 1, "3000 tokens, but the model's context holds 2048");
     let good = folder.path().join("trace.json");
+    refused(&good, &["--method", "gradient", "--memory", "1K"], 1, "needs about");
+    refused(&good, &["--memory", "much"], 2, "such as 8G");
     refused(&good, &["--layers", "12"], 2, "layer 12");
     refused(&good, &["--loss", "step:9999"], 1, "--loss step:9999");
     refused(&good, &["--loss", "half"], 2, "step:N");

@@ -487,8 +487,11 @@ pub struct SaliencyArgs {
     #[arg(short, long, value_name = "DIR", default_value = "saliency")]
     pub out: PathBuf,
     /// How to measure.
-    #[arg(long, value_enum, default_value_t = SaliencyMethod::Gradient)]
+    #[arg(long, value_enum, default_value_t = SaliencyMethod::Auto)]
     pub method: SaliencyMethod,
+    /// Memory that measuring may take, such as `8G`; what is free by default.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
     /// Layers as `0-6,9`, or a share of the first ones; all by default.
     #[arg(long, value_name = "LAYERS")]
     pub layers: Option<LayerSelection>,
@@ -503,19 +506,29 @@ pub struct SaliencyArgs {
 /// How saliency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SaliencyMethod {
+    /// The best of the others that the model allows and that fits into memory.
+    Auto,
     /// Exactly, by a backward pass: Step-Saliency and its signed sums.
     Gradient,
     /// Attention alone, by one forward pass.
     Attention,
 }
 
-impl SaliencyMethod {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gradient => "gradient",
-            Self::Attention => "attention",
-        }
+/// Bytes, with K, M, G or T for powers of 1024.
+fn memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let power = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err(format!("expected a size such as 8G or 512M, found `{text}`")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("expected a size such as 8G or 512M, found `{text}`"))?;
+    match number.is_finite() && number >= 0.0 {
+        true => Ok((number * 1024f64.powi(power)) as u64),
+        false => Err(format!("expected a size of 0 or more, found `{text}`")),
     }
 }
 

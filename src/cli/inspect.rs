@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 use stepflow::engine::{self, EngineError, Repair, SessionParams};
 use stepflow::gguf::{Gguf, Value};
 use stepflow::llama::{Adapter, ContextParams, Model};
+use stepflow::saliency::no_gradient;
 use stepflow::stepflow::{LayerSelection, StepFlowConfig};
 use stepflow::trace::{Family, Markers};
 
@@ -25,6 +26,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
         model: ModelFacts::new(&model, setup::is_embedded(&args.model)),
         thinking: Thinking::new(&model, &args.stepflow),
         stepflow: StepFlow::new(&model, &repair, adapter.as_mut()),
+        saliency: Saliency::new(&model),
     };
     output::write_result(None, |out| match args.json {
         true => serde_json::to_writer_pretty(&mut *out, &facts).map_err(io::Error::from).and_then(|()| writeln!(out)),
@@ -40,6 +42,7 @@ struct Facts {
     #[serde(flatten)]
     thinking: Thinking,
     stepflow: StepFlow,
+    saliency: Saliency,
 }
 
 /// What the file says.
@@ -149,6 +152,22 @@ impl StepFlow {
     }
 }
 
+/// How saliency can be measured.
+#[derive(Serialize)]
+struct Saliency {
+    /// Whether exactly, by a backward pass.
+    gradient: bool,
+    /// Why not.
+    reason: Option<String>,
+}
+
+impl Saliency {
+    fn new(model: &Model) -> Self {
+        let reason = no_gradient(model);
+        Self { gradient: reason.is_none(), reason }
+    }
+}
+
 /// Whether StepFlow has a place in the model shows itself in a graph, so one is run.
 fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<(), EngineError> {
     let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
@@ -158,7 +177,7 @@ fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<(), Engi
 
 impl Facts {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { model, thinking, stepflow } = self;
+        let Self { model, thinking, stepflow, saliency } = self;
         let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
         let works = stepflow.reason.as_ref().map_or("works in this model".to_owned(), Clone::clone);
         let lines = [
@@ -183,6 +202,7 @@ impl Facts {
             ("StepFlow", works),
             ("OEB layers", ranges(&stepflow.oeb_layers)),
             ("SMI layers", ranges(&stepflow.smi_layers)),
+            ("saliency", saliency.reason.clone().unwrap_or("exact, by gradient".to_owned())),
         ];
         lines.iter().try_for_each(|(label, text)| writeln!(out, "{label:<17}{}", one_line(text)))
     }

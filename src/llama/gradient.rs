@@ -20,7 +20,7 @@ use super::trampoline::layer_of;
 use super::{LlamaError, MAX_THREADS, Token};
 
 /// llama.cpp makes contexts of a multiple of this many tokens.
-const CONTEXT_STEP: usize = 256;
+pub const CONTEXT_STEP: usize = 256;
 
 /// The sequence to differentiate over, and how.
 pub struct Backward<'a> {

@@ -20,7 +20,7 @@ pub use batch::{Batch, Row};
 pub use cells::{Cell, Cells};
 pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS};
 pub use error::LlamaError;
-pub use gradient::{AttentionGradient, Backward};
+pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
 pub use hook::{Attention, HeadOutput, Hook, HookError, Point};
 pub use model::{Adapter, Model, ModelParams, Token};
 pub use quantize::quantize;

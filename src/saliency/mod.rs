@@ -10,7 +10,7 @@ mod map;
 mod metrics;
 
 pub use attention::attention;
-pub use gradient::{gradient, no_gradient};
+pub use gradient::{gradient, gradient_memory, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 

@@ -24,9 +24,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
     let model = setup::load_model(&args.model)?;
     let tokens = tokens_of(&trace, &model)?;
     let layers = layers(args, &model)?;
-    if let (SaliencyMethod::Gradient, Some(reason)) = (args.method, saliency::no_gradient(&model)) {
-        bail!("--method gradient: {reason}; --method attention works with any attention");
-    }
+    let method = method(args, &model, tokens.len())?;
     let pool = Pool::new(trace.steps.iter().map(|step| step.tokens.clone()));
     let counted: Vec<bool> = (0..tokens.len()).map(|token| counts(args.loss, &trace, &pool, token)).collect();
     if !counted[1..].contains(&true) {
@@ -34,12 +32,20 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
     }
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     output::check_writable(&args.out.join("cells.csv"))?;
-    let outcome = interrupt.during(|| match args.method {
-        SaliencyMethod::Attention => attention(args, &model, &tokens, &pool, &layers, &interrupt),
-        SaliencyMethod::Gradient => gradient(args, &model, &tokens, &counted, &pool, &layers, &interrupt),
+    let outcome = interrupt.during(|| match method {
+        Method::Attention => attention(args, &model, &tokens, &pool, &layers, &interrupt),
+        Method::Gradient => gradient(args, &model, &tokens, &counted, &pool, &layers, &interrupt),
     });
     let saliency = outcome?;
-    let tables = Tables { args, trace: &trace, pool: &pool, saliency: &saliency, model: &model };
+    let tables = Tables {
+        out: &args.out,
+        method: method.name(),
+        loss: args.loss,
+        trace: &trace,
+        pool: &pool,
+        saliency: &saliency,
+        model: &model,
+    };
     tables.write()?;
     say!(
         "stepflow: {} layers, {} steps: cells.csv, layers.csv, steps.csv and run.json are in {}",
@@ -48,6 +54,57 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         args.out.display()
     );
     Ok(exit::OK)
+}
+
+/// How it is measured, once that is settled.
+#[derive(Clone, Copy)]
+enum Method {
+    Gradient,
+    Attention,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gradient => "gradient",
+            Self::Attention => "attention",
+        }
+    }
+}
+
+/// The method asked for, or the best that can be had.
+fn method(args: &SaliencyArgs, model: &Model, n_tokens: usize) -> anyhow::Result<Method> {
+    let needed = saliency::gradient_memory(model, n_tokens);
+    let limit = args.memory.or_else(free_memory).unwrap_or(u64::MAX);
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let too_large = || {
+        let (needed, limit) = (gib(needed), gib(limit));
+        (needed > limit)
+            .then(|| format!("a backward pass needs about {needed:.1} GiB, and {limit:.1} GiB may be taken"))
+    };
+    let obstacle = saliency::no_gradient(model).or_else(too_large);
+    match (args.method, obstacle) {
+        (SaliencyMethod::Attention, _) => Ok(Method::Attention),
+        (SaliencyMethod::Gradient, Some(reason)) => {
+            bail!("--method gradient: {reason}; --method attention works with any attention")
+        }
+        (SaliencyMethod::Gradient, None) => {
+            say!("stepflow: the backward pass needs about {:.1} GiB", gib(needed));
+            Ok(Method::Gradient)
+        }
+        (SaliencyMethod::Auto, None) => Ok(Method::Gradient),
+        (SaliencyMethod::Auto, Some(reason)) => {
+            say!("stepflow: measuring attention alone: {reason}");
+            Ok(Method::Attention)
+        }
+    }
+}
+
+/// Memory that is free, in bytes, where the system says so.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn read_trace(args: &SaliencyArgs) -> anyhow::Result<TraceFile> {

@@ -1,6 +1,7 @@
 //! The tables of a saliency run: tidy CSV, one row a number.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,7 +10,7 @@ use stepflow::llama::Model;
 use stepflow::saliency::{LayerMetrics, Metric, Pool, Saliency};
 use stepflow::trace::{Segment, TraceFile};
 
-use crate::cli::args::SaliencyArgs;
+use crate::cli::args::LossOf;
 use crate::cli::output;
 
 /// Of the format of these files.
@@ -17,7 +18,10 @@ const VERSION: u32 = 1;
 
 /// Everything that a run has to show.
 pub struct Tables<'a> {
-    pub args: &'a SaliencyArgs,
+    /// The folder.
+    pub out: &'a Path,
+    pub method: &'static str,
+    pub loss: LossOf,
     pub trace: &'a TraceFile,
     pub pool: &'a Pool,
     pub saliency: &'a Saliency,
@@ -76,7 +80,7 @@ impl Tables<'_> {
     }
 
     fn file(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-        output::write_file(&self.args.out.join(name), |out| {
+        output::write_file(&self.out.join(name), |out| {
             let mut buffered = io::BufWriter::new(out);
             write(&mut buffered)?;
             buffered.flush()
@@ -85,7 +89,7 @@ impl Tables<'_> {
 
     /// What the run was.
     fn run(&self) -> anyhow::Result<serde_json::Value> {
-        let loss = self.saliency.loss.map(|nats| json!({ "of": self.args.loss.to_string(), "nats": nats }));
+        let loss = self.saliency.loss.map(|nats| json!({ "of": self.loss.to_string(), "nats": nats }));
         let mut run = json!({
             "stepflow_saliency": VERSION,
             "stepflow": env!("CARGO_PKG_VERSION"),
@@ -94,7 +98,7 @@ impl Tables<'_> {
                 "description": self.model.description(),
                 "sha256": output::sha256_of(self.model.path())?,
             },
-            "method": self.args.method.name(),
+            "method": self.method,
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
             "n_tokens": self.trace.tokens.len(),
@@ -118,7 +122,7 @@ impl Tables<'_> {
 
     fn layers(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.args.method.name(), super::segments(self.trace));
+        let (method, segments) = (self.method, super::segments(self.trace));
         for layer in &self.saliency.layers {
             let map = layer.map(Metric::Saliency).or(layer.map(Metric::Attention));
             for (metric, value) in map.map(|map| LayerMetrics::new(map, &segments).named()).into_iter().flatten() {
@@ -130,7 +134,7 @@ impl Tables<'_> {
 
     fn cells(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.args.method.name(), super::segments(self.trace));
+        let (method, segments) = (self.method, super::segments(self.trace));
         for layer in &self.saliency.layers {
             for (metric, map) in &layer.maps {
                 for query_step in 0..map.n_steps() {
