@@ -2,8 +2,8 @@
 
 A problem gives every person a quantity. The asked one hangs on a chain of others: each link adds, subtracts, multiplies,
 halves or joins two quantities, some of them worked out many sentences before. The sentences stand in random order among
-quantities that do not matter. The solution first walks back from the question to what is given ("..., so Bob needs Ann."),
-then forward again, one value a sentence ("..., so Bob counts 42.").
+quantities that do not matter. The solution first walks back from the question to what is given ("..., so Ann leads to
+Bob."), then forward again, one value a sentence ("..., so Ann counts 42 and leads to Bob.").
 
 Splits are disjoint by construction: the split of a problem is a hash of what it says, whatever the order of its
 sentences, and a generator of one split drops the problems of the others. `python problems.py check` looks all the same.
@@ -74,13 +74,14 @@ class Link:
 
     def plan(self):
         """The sentence that names what must be known first."""
-        return f"{self.statement}, so {self.key} needs {self.needs[0].key}." if self.needs else f"{self.statement}."
+        return f"{self.statement}, so {self.needs[0].key} leads to {self.key}." if self.needs else f"{self.statement}."
 
-    def working(self):
-        """The sentence that works it out."""
+    def working(self, following):
+        """The sentence that works it out, for the sake of the link `following`, if there is one."""
         known = [need.known for need in self.needs]
         parts = ", ".join(known + ([self.sum] if self.sum else []))
-        return f"{self.statement}{': ' + parts if parts else ''}, so {self.key} counts {self.value}."
+        leads = f" and leads to {following.key}" if following else ""
+        return f"{self.statement}{': ' + parts if parts else ''}, so {self.key} counts {self.value}{leads}."
 
 
 def given(rng, theme, key, large_allowed=True):
@@ -162,7 +163,7 @@ def draw(rng, n_links, n_asides):
     asked = chain[-1]
     question = f"How many {theme.unit} does {asked.key} {theme.ask}?"
     plan = [link.plan() for link in reversed(chain)]
-    workings = [link.working() for link in chain]
+    workings = [link.working(following) for link, following in zip(chain, chain[1:] + [None])]
     return {
         "problem": " ".join(statements + [question]),
         "answer": str(asked.value),
@@ -195,21 +196,30 @@ def problems(split, seed, min_links, max_links):
 
 
 def sums(rng):
-    """A bare sum, for practice in arithmetic."""
-    a, b = rng.randint(2, 250), rng.randint(2, 120)
-    kind = rng.choice("+-*/")
+    """Bare sums, for practice in arithmetic."""
+    drawn = [bare_sum(rng) for _ in range(rng.choice([1, 1, 4, 8, 12]))]
+    values = ", ".join(str(value) for _, value in drawn)
+    return {"problem": f"What is {', '.join(text for text, _ in drawn)}?", "answer": values,
+            "thinking": " ".join(f"{text} = {value}." for text, value in drawn), "summary": f"\\boxed{{{values}}}"}
+
+
+def bare_sum(rng):
+    """A sum of the kind and size that problems hold, and its value."""
+    kind = rng.choice("++--*/")
     if kind == "+":
-        text, value = f"{a} + {b}", a + b
-    elif kind == "-":
-        a, b = max(a, b), min(a, b)
-        text, value = f"{a} - {b}", a - b
-    elif kind == "*":
-        a, b = rng.choice([(2, rng.randint(2, 149)), (3, rng.randint(2, 99)), (12, rng.randint(2, 9)), (7, rng.randint(2, 9))])
-        text, value = f"{a} * {b}", a * b
-    else:
-        text, value = f"{2 * b} / 2", b
-    return {"problem": f"What is {text}?", "answer": str(value), "thinking": f"{text} = {value}.",
-            "summary": f"\\boxed{{{value}}}"}
+        a = rng.randint(2, MAX_VALUE - 2)
+        b = rng.randint(2, MAX_VALUE - a)
+        return f"{a} + {b}", a + b
+    if kind == "-":
+        a = rng.randint(4, MAX_VALUE)
+        b = rng.randint(2, min(a - 2, 99))
+        return f"{a} - {b}", a - b
+    if kind == "*":
+        factor = rng.choice([2, 2, 3, 3, 7, 12, 60])
+        b = rng.randint(2, MAX_VALUE // factor)
+        return (f"{factor} * {b}" if factor < 4 else f"{b} * {factor}"), factor * b
+    b = rng.randint(2, MAX_VALUE // 2)
+    return f"{2 * b} / 2", b
 
 
 HELLO = ["Hello!", "Hi!", "Hi", "Hello", "Who are you?", "What are you?", "What can you do?", "Help", "How are you?",
@@ -239,8 +249,8 @@ def main():
     write.add_argument("--split", choices=SPLITS, default="test")
     write.add_argument("--seed", type=int, default=1)
     write.add_argument("-n", type=int, default=1200)
-    write.add_argument("--min-links", type=int, default=3)
-    write.add_argument("--max-links", type=int, default=10)
+    write.add_argument("--min-links", type=int, default=2)
+    write.add_argument("--max-links", type=int, default=4)
     check = commands.add_parser("check", help="look for problems that two files share, or a file and the training split")
     check.add_argument("files", nargs="+")
     check.add_argument("--train", type=int, default=20000, help="training problems to draw")

@@ -1,4 +1,4 @@
-"""A byte-level BPE vocabulary for the embedded model, with Qwen2's way of cutting text into words.
+"""A byte-level BPE vocabulary for the embedded model, with GPT-2's way of cutting text into words.
 
     python tokenizer.py tokenizer.json
 """
@@ -13,11 +13,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 import problems
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-VOCABULARY = 600
-# As llama.cpp cuts text for `tokenizer.ggml.pre = qwen2`; a digit is a word of its own.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+VOCABULARY = 896
+# As llama.cpp cuts text for `tokenizer.ggml.pre = gpt-2`: a number is one word, so that a value is copied in one token.
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def main():
@@ -30,6 +28,9 @@ def main():
     texts = itertools.chain(
         (problems.conversation(p)[0] for p in itertools.islice(problems.problems("train", 0, 1, 8), 3000)),
         (problems.conversation(problems.hello(rng))[0] for _ in range(300)),
+        # Every value and every name is to be a token, with a space and without.
+        (f"{{{value}}} {value}" for value in range(problems.MAX_VALUE + 1) for _ in range(1000)),
+        (f"{name} {name}" for name in problems.NAMES for _ in range(1000)),
     )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

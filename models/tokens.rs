@@ -51,7 +51,7 @@ pub fn write(path: &Path, size: u32, out: &mut GgufWriter) -> anyhow::Result<()>
     };
     let merges: Vec<String> = model.merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
     out.metadata("tokenizer.ggml.model", "gpt2")?;
-    out.metadata("tokenizer.ggml.pre", "qwen2")?;
+    out.metadata("tokenizer.ggml.pre", "gpt-2")?;
     out.metadata("tokenizer.ggml.tokens", by_id.values().map(|text| text.to_string()).collect::<Vec<_>>())?;
     out.metadata("tokenizer.ggml.token_type", (0..size).map(kind).collect::<Vec<_>>())?;
     out.metadata("tokenizer.ggml.merges", merges)?;

@@ -24,12 +24,16 @@ from torch import nn
 import problems
 
 CONFIG = {
-    "vocabulary": 600, "layers": 12, "width": 128, "heads": 4, "kv_heads": 2, "hidden": 320,
-    "rope_base": 10000.0, "norm_epsilon": 1e-6, "context": 2048,
+    "vocabulary": 896, "layers": 12, "width": 128, "heads": 4, "kv_heads": 2, "hidden": 320,
+    "rope_base": 1000000.0, "norm_epsilon": 1e-6, "context": 2048,
 }
-# Problems get longer by a link whenever the mean loss has come below this, in nats.
-MASTERED = 0.2
-MOST_LINKS = 10
+# Problems get longer by a link every so many steps, from three links on.
+LONGER_EVERY = 100
+MOST_LINKS = 8
+# The share of rows that are practice in arithmetic; they are short.
+SUMS = 0.6
+# What a result of arithmetic counts in the loss, other tokens counting 1: it is one token in ten, and the hard one.
+RESULT = 4.0
 
 
 class Attention(nn.Module):
@@ -82,13 +86,13 @@ class Model(nn.Module):
         self.norm = nn.RMSNorm(c["width"], eps=c["norm_epsilon"])
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter.shape[1] ** -0.5)
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         for layer in self.layers:
             nn.init.zeros_(layer.attention.output.weight)
             nn.init.zeros_(layer.down.weight)
-        look_back(self.layers[0].attention, c)
+        copy_from_the_start(self)
 
     def forward(self, tokens, keep):
         """Logits at the positions that `keep` marks."""
@@ -100,28 +104,89 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def look_back(attention, c, strength=7.0, frequencies=5):
-    """Has the first two heads, which share a key, begin as heads that look one and two tokens back, whatever stands there.
+def copy_from_the_start(model, scale=0.2):
+    """Begins with the circuit that copying from context needs, which takes long to find: induction (Olsson et al. 2022).
 
-    Copying from context needs such heads first, and finding them takes long. Biases alone make them: rotary positions
-    turn a constant query against a constant key by their distance.
+    The residual stream's first half holds the token, its other eighths what layer 0's four heads find: the token before,
+    the one before that, and a blend of the last eight or so, of which the fourth is one token older than the third. Layer
+    1's head 0 looks for the place whose past is most like the present, head 2 for one that comes after this token; both
+    copy the token there. All of it is a start alone: training is free to change it.
     """
+    c = model.config
+    width, size = c["width"], c["width"] // c["heads"]
+    token, n = torch.arange(width // 2), width // 8
+    before, earlier, present, past = torch.arange(width // 2, width).split(n)
+    nn.init.normal_(model.embedding.weight, std=scale)
+    model.embedding.weight[:, len(token) :] = 0
+    # Logits are to begin small.
+    model.norm.weight.fill_(0.1)
+
+    look = model.layers[0].attention
+    codes = [nn.init.orthogonal_(torch.empty(n, len(token))) for _ in range(2)]
+    sharp, broad = kernel(c, [8.7] * 5), kernel(c, [0, 0, 2.2, 5, 6, 6])
+    for head, strength, distance, place, gain in (
+        (0, sharp, 1, before, 1), (1, sharp, 2, earlier, 1), (2, broad, 4, present, 2.8), (3, broad, 5, past, 2.8)
+    ):
+        rows, shared = head * size + torch.arange(size), head // 2 * size + torch.arange(size)
+        turn = distance * frequencies(c)
+        # Rotary positions turn a constant query against a constant key by their distance.
+        look.q.weight[rows] = look.k.weight[shared] = look.v.weight[shared] = 0
+        look.q.bias[rows] = torch.cat([strength * turn.cos(), -strength * turn.sin()])
+        look.k.bias[shared] = torch.cat([strength, 0 * strength])
+        look.v.weight[shared[:n, None], token] = codes[head // 2]
+        look.output.weight[place[:, None], rows[:n]] = gain * scale / 2**0.5 * torch.eye(n)
+
+    find = model.layers[1].attention
+    # Slow rotations see what, not where.
+    slow = torch.cat([torch.arange(size // 4, size // 2), torch.arange(size // 4, size // 2) + size // 2])
+    turned = [nn.init.orthogonal_(torch.empty(n, n)) for _ in range(2)]
+    likeness = (
+        (0, present, past, 2 * torch.eye(n)), (0, token, before, 3 * turned[0]), (0, before, earlier, 2 * turned[1]),
+        (2, token, before, 1.8 * torch.eye(n)),
+    )
+    for head in (0, 2):
+        shared = head // 2 * size + torch.arange(size)
+        find.q.weight[head * size : (head + 1) * size] = find.k.weight[shared] = find.v.weight[shared] = 0
+        found = nn.init.orthogonal_(torch.empty(size, len(token)))
+        find.v.weight[shared[:, None], token] = found
+        find.output.weight[token[:, None], head * size + torch.arange(size)] = 0.3 * found.T
+    for head, query, key, match in likeness:
+        find.q.weight[(head * size + slow)[:, None], query] = match @ codes[0] if query is token else match
+        find.k.weight[(head // 2 * size + slow)[:, None], key] = match
+
+
+def kernel(c, weights):
+    """Strengths of constant queries and keys that make attention `exp(sum of weight * cos(frequency * distance))`."""
     half = c["width"] // c["heads"] // 2
-    turn = c["rope_base"] ** (-torch.arange(half) / half)
-    used = strength * (torch.arange(half) < frequencies)
-    attention.k.weight[: 2 * half] = 0
-    attention.k.bias[: 2 * half] = torch.cat([used, torch.zeros(half)])
-    for head, distance in ((0, 1), (1, 2)):
-        rows = slice(head * 2 * half, (head + 1) * 2 * half)
-        attention.q.weight[rows] = 0
-        attention.q.bias[rows] = torch.cat([used * (distance * turn).cos(), -used * (distance * turn).sin()])
+    padded = torch.tensor(weights + [0] * (half - len(weights)), dtype=torch.float32)
+    return (padded * (2 * half) ** 0.5) ** 0.5
+
+
+@torch.no_grad()
+def count_from_the_start(model, tokenizer, scale=0.2):
+    """Has the embedding of a number n begin as angles 2 pi n / period, in which a sum is a rotation (Nanda et al. 2023)."""
+    half = model.config["width"] // 2
+    periods = torch.tensor([2.0, 4, 5, 8, 10, 20, 25, 40, 50, 100, 200, 400])
+    plane = nn.init.orthogonal_(torch.empty(half, 2 * len(periods)))
+    spaced, bare = scale / 2 * torch.randn(2, half)
+    for text, id in tokenizer.get_vocab().items():
+        # A leading space shows as this letter.
+        digits = text.removeprefix("\u0120")
+        if digits.isascii() and digits.isdigit() and len(digits) <= 3:
+            angle = 2 * torch.pi * int(digits) / periods
+            number = plane @ torch.cat([angle.cos(), angle.sin()]) * scale * (half / len(periods)) ** 0.5 * 0.8
+            model.embedding.weight[id, :half] = number + (bare if text == digits else spaced)
+
+
+def frequencies(c, device=None):
+    """Of the rotary positions, in radians a token: `[head size / 2]`."""
+    size = c["width"] // c["heads"]
+    return c["rope_base"] ** (-torch.arange(0, size, 2, device=device) / size)
 
 
 def rope_table(length, c, device):
     """Cosines and sines, [length, head size]."""
-    size = c["width"] // c["heads"]
-    frequency = c["rope_base"] ** (-torch.arange(0, size, 2, device=device) / size)
-    angle = torch.outer(torch.arange(length, device=device), frequency).repeat(1, 2)
+    angle = torch.outer(torch.arange(length, device=device), frequencies(c, device)).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
@@ -184,12 +249,11 @@ class Batches:
     def fill(self, most):
         """A few batches of problems of like length."""
         stream = self.streams.setdefault(most, problems.problems("train", f"{self.seed} {most}", 1, most))
-        bare = 0.1
         texts, total = [], 0
         while total < 8 * self.tokens:
             dice = self.rng.random()
             problem = problems.hello(self.rng) if dice < 0.01 else (
-                problems.sums(self.rng) if dice < bare else next(stream))
+                problems.sums(self.rng) if dice < SUMS else next(stream))
             text, prompt = problems.conversation(problem)
             texts.append((text, prompt))
             total += len(text) / 3.5
@@ -258,35 +322,37 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--tokenizer", default="tokenizer.json")
     parser.add_argument("--hours", type=float, default=1.5, help="training time; the schedule is made of it")
-    parser.add_argument("--tokens", type=int, default=3000, help="tokens of a batch")
+    parser.add_argument("--tokens", type=int, default=2000, help="tokens of a batch")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Several processes are for the cores of a CPU; a GPU takes one.
+    device = "cuda" if torch.cuda.is_available() and "WORLD_SIZE" not in os.environ else "cpu"
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)
     args.folder.mkdir(exist_ok=True)
     tokenizer = tokenizers.Tokenizer.from_file(args.tokenizer)
-    model = Model(CONFIG).to(device)
+    equals = tokenizer.encode("1 =").ids[-1]
+    model = Model(CONFIG)
+    count_from_the_start(model, tokenizer)
+    model = model.to(device)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim != 2] + [model.embedding.weight]
-    optimizers = [Muon(matrices, lr=args.lr), torch.optim.AdamW(rest, lr=args.lr / 8, betas=(0.9, 0.95), weight_decay=0)]
-    for optimizer in optimizers:
-        optimizer.param_groups[0]["peak"] = optimizer.param_groups[0]["lr"]
-    spent, step, seen, most, raised = 0.0, 0, 0, 3, 0
+    optimizers = [Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0)]
+    peaks = [args.lr, args.lr / 8]
+    spent, step, seen = 0.0, 0, 0
     checkpoint = args.folder / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device)
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
-        spent, step, seen, most = saved["spent"], saved["step"], saved["seen"], saved["most"]
-        raised = step
+        spent, step, seen = saved["spent"], saved["step"], saved["seen"]
     batches = Batches(tokenizer, f"{args.seed} {step} {rank}", args.tokens)
     budget, last = args.hours * 3600, time.time()
     log = open(args.folder / "log.jsonl", "a")
@@ -294,10 +360,13 @@ def main():
     while spent < budget:
         progress = spent / budget
         rate = min(1, (step + 1) / 50) * min(1, (1 - progress) / 0.4)
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["peak"] * rate
+        for optimizer, peak in zip(optimizers, peaks):
+            optimizer.param_groups[0]["lr"] = peak * rate
+        most = min(MOST_LINKS, 3 + step // LONGER_EVERY)
         inputs, targets, keep = tensors(batches.next(most), device)
-        loss = F.cross_entropy(model(inputs, keep), targets[keep])
+        weights = 1 + (RESULT - 1) * (inputs[keep] == equals)
+        losses = F.cross_entropy(model(inputs, keep), targets[keep], reduction="none")
+        loss = (losses * weights).sum() / weights.sum()
         loss.backward()
         loss, spent = share(list(model.parameters()), loss.item(), spent)
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
@@ -307,25 +376,23 @@ def main():
         step, seen = step + 1, seen + inputs.numel() * processes
         average = loss if average is None else 0.95 * average + 0.05 * loss
         spent, last = spent + time.time() - last, time.time()
-        if average < MASTERED and step >= raised + 60 and most < MOST_LINKS:
-            most, raised = most + 1, step
         if step % 100 == 0 and rank == 0:
             row = {"step": step, "minutes": round(spent / 60, 1), "tokens": seen, "loss": round(average, 4), "most": most}
             if step % 200 == 0:
-                save(args.folder, checkpoint, model, optimizers, spent, step, seen, most)
-                for links in (2, 5, 10):
+                save(args.folder, checkpoint, model, optimizers, spent, step, seen)
+                for links in (2, 5, 8):
                     value, right = validate(model, tokenizer, device, links)
                     row[f"links {links}"] = {"loss": round(value, 4), "right": right}
             print(json.dumps(row), file=log, flush=True)
             print(json.dumps(row), flush=True)
     if rank == 0:
-        save(args.folder, checkpoint, model, optimizers, spent, step, seen, most)
+        save(args.folder, checkpoint, model, optimizers, spent, step, seen)
 
 
-def save(folder, checkpoint, model, optimizers, spent, step, seen, most):
+def save(folder, checkpoint, model, optimizers, spent, step, seen):
     """Writes everything needed to go on, and the weights for the export; beside first, so that a kill leaves the last."""
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-             "spent": spent, "step": step, "seen": seen, "most": most}
+             "spent": spent, "step": step, "seen": seen}
     torch.save(state, checkpoint.with_suffix(".tmp"))
     checkpoint.with_suffix(".tmp").replace(checkpoint)
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}

@@ -40,7 +40,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn assert_answers(outcome: &Outcome) {
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
-    assert!(outcome.text().contains("[Start thinking]"), "{outcome:?}");
+    assert!(outcome.text().contains("\\boxed{22}"), "{outcome:?}");
     assert!(outcome.stderr.starts_with(NO_MODEL), "{outcome:?}");
 }
 
@@ -142,7 +142,7 @@ fn it_can_be_quantized_further() {
     assert_eq!(matrices(&to, GgmlType::Q4_0), matrices(&from, GgmlType::Q8_0));
     let outcome = run(stepflow(["-m", to.to_str().unwrap(), "-t", "1", "-p", QUESTION]));
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
-    assert!(outcome.text().contains("[Start thinking]"), "{outcome:?}");
+    assert!(outcome.text().contains("\\boxed{22}"), "{outcome:?}");
 
     let error = stepflow::llama::quantize(&from, &to, GgmlType::Q8_K).unwrap_err().to_string();
     assert!(error.contains("expected F32, F16, Q8_0 or Q4_0, found Q8_K"), "{error}");
