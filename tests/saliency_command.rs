@@ -96,6 +96,7 @@ fn layers_and_the_loss_can_be_chosen() {
     let whole = maps("all");
     let layers: std::collections::BTreeSet<&str> = whole.iter().map(|row| row["layer"].as_str()).collect();
     assert_eq!(layers.into_iter().collect::<Vec<_>>(), ["3", "7", "8"]);
+    assert_ne!(whole[0]["run_id"], maps("thinking")[0]["run_id"]);
     // Nothing after a step can change how surprising its tokens are.
     let first = maps("step:1");
     assert!(first.iter().all(|row| number(row, "query_step") < 2.0 || number(row, "value") == 0.0));
@@ -110,7 +111,16 @@ fn without_the_memory_for_better_it_takes_attention_and_says_why() {
     let outcome = run(stepflow(args));
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("attention alone: a backward pass needs about"), "{outcome:?}");
-    assert!(table(&out.join("cells.csv")).iter().all(|row| row["method"] == "attention"));
+    let cells = table(&out.join("cells.csv"));
+    assert!(cells.iter().all(|row| row["method"] == "attention"));
+    // Attention has no loss to tell runs apart by; the trace does.
+    let mut other = TraceFile::read(&std::fs::read(&trace).unwrap()).unwrap();
+    let last = other.tokens.len() - 1;
+    other.tokens[last] = other.tokens[0].clone();
+    other.tokens[last].segment = other.tokens[last - 1].segment;
+    other.write(std::fs::File::create(&trace).unwrap()).unwrap();
+    assert_eq!(run(stepflow(args)).code(), Some(0));
+    assert_ne!(table(&out.join("cells.csv"))[0]["run_id"], cells[0]["run_id"]);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl Tables<'_> {
                 "description": self.model.description(),
                 "sha256": output::sha256_of(self.model.path())?,
             },
+            "trace_sha256": self.trace_sha256()?,
             "method": self.method,
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
@@ -107,6 +108,13 @@ impl Tables<'_> {
         let id = output::hex(&Sha256::digest(run.to_string())[..6]);
         run["run_id"] = json!(id);
         Ok(run)
+    }
+
+    /// Of the trace as `--save-trace` writes it, wherever it came from.
+    fn trace_sha256(&self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.trace.write(&mut bytes)?;
+        Ok(output::hex(&Sha256::digest(&bytes)))
     }
 
     fn steps(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
