@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use stepflow::llama::{
     Attention, Batch, Context, ContextParams, FlashAttention, Hook, HookError, Model, ModelParams, Point, Row,
 };
-use stepflow::trace::Segment;
 
 /// Mean attention on the first token, by layer.
 struct FirstToken(Arc<Mutex<Vec<(usize, f32)>>>);
@@ -35,15 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut context = Context::new(model.clone(), &params, Some(Box::new(FirstToken(shares.clone()))))?;
 
     let tokens = model.tokenize("Attention sinks collect what no other token wants.", true, false);
-    let row = |(position, token)| Row {
-        token,
-        position,
-        sequence: 0,
-        segment: Segment::Question,
-        previous_step: None,
-        logits: false,
-    };
-    context.decode(&Batch { rows: tokens.into_iter().enumerate().map(row).collect() })?;
+    let rows = tokens.into_iter().enumerate().map(|(position, token)| Row::plain(token, position)).collect();
+    context.decode(&Batch { rows })?;
     for (layer, share) in shares.lock().map_err(|e| e.to_string())?.iter() {
         println!("layer {layer:2}: {:5.1}%", 100.0 * share);
     }

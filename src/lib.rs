@@ -9,6 +9,7 @@ pub mod files;
 pub mod gguf;
 pub mod kernels;
 pub mod llama;
+mod random;
 pub mod saliency;
 pub mod stepflow;
 pub mod trace;

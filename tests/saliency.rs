@@ -6,6 +6,7 @@ mod tiny;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::{median, spearman};
 use serde::Deserialize;
 use stepflow::llama::{Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
 use stepflow::saliency::{Metric, Pool, Saliency, StepMap, attention, gradient};
@@ -47,27 +48,6 @@ fn pairs(map: &StepMap, expected: &[Vec<f64>]) -> Vec<(f64, f64)> {
     assert_eq!(map.n_steps(), expected.len());
     let cells = |query: usize| (0..=query).map(move |key| (map.get(query, key), expected[query][key]));
     (0..map.n_steps()).flat_map(cells).collect()
-}
-
-/// Spearman's rank correlation; ties share their mean rank.
-fn spearman(pairs: &[(f64, f64)]) -> f64 {
-    let ranks = |values: Vec<f64>| -> Vec<f64> {
-        let rank = |x: &f64| {
-            let below = values.iter().filter(|y| *y < x).count() as f64;
-            let equal = values.iter().filter(|y| *y == x).count() as f64;
-            below + (equal - 1.0) / 2.0
-        };
-        values.iter().map(rank).collect()
-    };
-    let (a, b) = (ranks(pairs.iter().map(|p| p.0).collect()), ranks(pairs.iter().map(|p| p.1).collect()));
-    let mean = (pairs.len() as f64 - 1.0) / 2.0;
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
-    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
 /// For every layer, the metric's cells with the expected ones.

@@ -1,11 +1,13 @@
 //! `stepflow saliency` as a user runs it: on a trace that the embedded model left, and on what is no such trace.
 #![cfg(unix)]
 
+mod common;
 mod program;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use common::{median, spearman};
 use program::{run, run_with, stepflow};
 use stepflow::trace::TraceFile;
 use tempfile::TempDir;
@@ -165,4 +167,71 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     refused(Path::new("/nonexistent"), &[], 1, "cannot read /nonexistent");
     std::fs::write(folder.path().join("text"), "Hello").unwrap();
     refused(&folder.path().join("text"), &[], 1, "not a stepflow trace");
+}
+
+/// Signed cells with their errors and marks, in order.
+fn signed(path: &Path) -> Vec<(String, f64, BTreeMap<String, String>)> {
+    let rows = table(path).into_iter().filter(|row| row["metric"] == "signed");
+    rows.map(|row| (row["layer"].clone(), number(&row, "value"), row)).collect()
+}
+
+#[test]
+fn probes_estimate_what_the_backward_pass_gives() {
+    let (folder, _) = traced();
+    let float = folder.path().join("float32.gguf");
+    stepflow::llama::quantize(&stepflow::builtin::path().unwrap(), &float, stepflow::gguf::GgmlType::F32).unwrap();
+    let maps = |flags: &[&str]| {
+        let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+        let fixed = ["saliency", trace.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        let outcome =
+            run(stepflow(fixed.into_iter().chain(["-t", "1", "--layers", "0,5,11"]).chain(flags.iter().copied())));
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        signed(&out.join("cells.csv"))
+    };
+    let exact = maps(&["-m", float.to_str().unwrap(), "--method", "gradient"]);
+
+    let probed = maps(&["--method", "probe", "--activations", "f32"]);
+    let correlations = ["0", "5", "11"].map(|layer| {
+        let both = probed.iter().zip(&exact).filter(|(row, _)| row.0 == layer);
+        spearman(&both.map(|(found, exact)| (found.1, exact.1)).collect::<Vec<_>>())
+    });
+    assert!(median(correlations.to_vec()) >= 0.98, "{correlations:?}");
+    let covered = probed.iter().zip(&exact).filter(|((_, value, row), exact)| {
+        (value - exact.1).abs() <= 2.0 * number(row, "se") + number(row, "curvature")
+    });
+    assert!(covered.count() as f64 >= 0.95 * exact.len() as f64);
+
+    let probed = maps(&["--method", "probe"]);
+    let shown: Vec<_> = probed.iter().zip(&exact).filter(|((.., row), _)| row["below_noise"] == "false").collect();
+    let wrong = shown.iter().filter(|((_, value, _), exact)| value * exact.1 < 0.0).count();
+    // Quantized products hide most cells of so sure a model.
+    assert!(shown.len() > 5, "{}", shown.len());
+    assert!(wrong as f64 <= 0.05 * shown.len() as f64, "{wrong} of {}", shown.len());
+}
+
+#[test]
+fn a_budget_is_kept_and_goes_where_noise_is() {
+    let (folder, trace) = traced();
+    let out = folder.path().join("maps");
+    let n = trace.steps.len();
+    let least = 2 * 9 * n + n * (n + 1);
+    let probe = |budget: usize| {
+        let (path, budget) = (folder.path().join("trace.json"), budget.to_string());
+        let args = ["saliency", path.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap(), "--method", "probe"];
+        run(stepflow(args.into_iter().chain(["--layers", "5", "--budget", &budget])))
+    };
+    let outcome = probe(least - 1);
+    assert_eq!(outcome.code(), Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(&format!("all cells of 1 layers take {least} forwards")), "{outcome:?}");
+    assert!(!out.exists(), "nothing is written");
+
+    assert_eq!(probe(least + 2 * n).code(), Some(0));
+    let cells = table(&out.join("cells.csv"));
+    let probes = |row: &BTreeMap<String, String>| number(row, "n_probes") as usize;
+    assert_eq!(cells.iter().map(probes).sum::<usize>(), n * (n + 1) + 2 * n);
+    // A cell got more only where, with one pair, its error would have been larger than any other's is now.
+    let error = |row: &BTreeMap<String, String>| number(row, "se") * number(row, "n_pairs");
+    let more = cells.iter().filter(|row| probes(row) > 2);
+    let before = more.map(|row| error(row) * (probes(row) as f64 / 2.0).sqrt()).fold(f64::INFINITY, f64::min);
+    assert!(cells.iter().filter(|row| probes(row) == 2).all(|row| error(row) <= before * 1.0001));
 }

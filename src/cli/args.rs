@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stepflow::engine::SamplerKind;
 use stepflow::llama::{CacheType, MAX_THREADS};
 use stepflow::stepflow::{LayerSelection, Window};
-use stepflow::trace::{Family, Segment};
+use stepflow::trace::Family;
 
 /// Run quantized reasoning models (GGUF), with StepFlow repairing how information flows between reasoning steps.
 #[derive(Debug, Parser)]
@@ -45,7 +45,7 @@ pub enum Command {
     /// Choose StepFlow's settings for a model on problems that are not for the test.
     Tune(TuneArgs),
     /// How much each step of a trace draws on each earlier one, layer by layer.
-    Saliency(SaliencyArgs),
+    Saliency(super::saliency::args::SaliencyArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -474,102 +474,6 @@ pub enum BenchFormat {
     Jsonl,
 }
 
-/// Step-Saliency.
-#[derive(Debug, Clone, Args)]
-pub struct SaliencyArgs {
-    /// The trace, as --save-trace writes it; `-` for stdin.
-    #[arg(value_name = "TRACE")]
-    pub trace: PathBuf,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub model: ModelArgs,
-    /// Folder for cells.csv, layers.csv, steps.csv and run.json.
-    #[arg(short, long, value_name = "DIR", default_value = "saliency")]
-    pub out: PathBuf,
-    /// How to measure.
-    #[arg(long, value_enum, default_value_t = SaliencyMethod::Auto)]
-    pub method: SaliencyMethod,
-    /// Memory that measuring may take, such as `8G`; what is free by default.
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
-    pub memory: Option<u64>,
-    /// Layers as `0-6,9`, or a share of the first ones; all by default.
-    #[arg(long, value_name = "LAYERS")]
-    pub layers: Option<LayerSelection>,
-    /// What the loss is of: `all` tokens, `question`, `thinking`, `summary`, or `step:N`.
-    #[arg(long, value_name = "WHAT", default_value = "all")]
-    pub loss: LossOf,
-    /// Threads.
-    #[arg(short, long, value_name = "N", value_parser = threads)]
-    pub threads: Option<i32>,
-}
-
-/// How saliency is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SaliencyMethod {
-    /// The best of the others that the model allows and that fits into memory.
-    Auto,
-    /// Exactly, by a backward pass: Step-Saliency and its signed sums.
-    Gradient,
-    /// Attention alone, by one forward pass.
-    Attention,
-}
-
-/// Bytes, with K, M, G or T for powers of 1024.
-fn memory(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let power = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
-        "" => 0,
-        "K" => 1,
-        "M" => 2,
-        "G" => 3,
-        "T" => 4,
-        _ => return Err(format!("expected a size such as 8G or 512M, found `{text}`")),
-    };
-    let number: f64 = digits.parse().map_err(|_| format!("expected a size such as 8G or 512M, found `{text}`"))?;
-    match number.is_finite() && number >= 0.0 {
-        true => Ok((number * 1024f64.powi(power)) as u64),
-        false => Err(format!("expected a size of 0 or more, found `{text}`")),
-    }
-}
-
-/// What a loss is the mean surprise of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossOf {
-    /// Every token.
-    All,
-    /// The tokens of a segment.
-    Segment(Segment),
-    /// The tokens of a step.
-    Step(usize),
-}
-
-impl std::fmt::Display for LossOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::All => write!(f, "all"),
-            Self::Segment(segment) => write!(f, "{segment}"),
-            Self::Step(step) => write!(f, "step:{step}"),
-        }
-    }
-}
-
-impl std::str::FromStr for LossOf {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let step = text.strip_prefix("step:").and_then(|number| number.parse().ok());
-        match text {
-            "all" => Ok(Self::All),
-            "question" => Ok(Self::Segment(Segment::Question)),
-            "thinking" => Ok(Self::Segment(Segment::Thinking)),
-            "summary" => Ok(Self::Segment(Segment::Summary)),
-            _ => step
-                .map(Self::Step)
-                .ok_or(format!("expected all, question, thinking, summary or step:N, found `{text}`")),
-        }
-    }
-}
-
 /// Inspecting.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
@@ -713,7 +617,7 @@ fn gpu_layers(text: &str) -> Result<u32, String> {
     }
 }
 
-fn threads(text: &str) -> Result<i32, String> {
+pub fn threads(text: &str) -> Result<i32, String> {
     let number = text.parse().ok().filter(|&n: &i32| n <= MAX_THREADS);
     number.ok_or_else(|| format!("expected a number up to {MAX_THREADS}, found `{text}`"))
 }

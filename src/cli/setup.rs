@@ -48,6 +48,11 @@ impl Interrupt {
         result
     }
 
+    /// Whether Ctrl-C was pressed during the last work.
+    pub fn was_pressed(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
     /// Stops the work that is running, as Ctrl-C would.
     pub fn stop(&self) {
         self.flag.store(true, Ordering::Relaxed);

@@ -245,5 +245,5 @@ impl<T> Slot<T> {
 
 /// What an idle slot decodes, to be forgotten at once.
 fn idle_row() -> Row {
-    Row { token: Token(0), position: 0, sequence: 0, segment: Segment::Question, previous_step: None, logits: true }
+    Row { logits: true, ..Row::plain(Token(0), 0) }
 }

@@ -39,29 +39,10 @@ pub fn score(
         let batch = Batch { rows: rows[done..end].to_vec() };
         context.decode(&batch)?;
         for (i, target) in targets.iter().enumerate().take(end).skip(done) {
-            scores.push(surprise(context.logits(i - done), target.0 as usize));
+            scores.push(context.surprise(i - done, *target));
         }
         done = end;
         progress(&scores);
     }
     Ok(scores)
-}
-
-/// `-ln softmax(logits)[target]`, in nats.
-fn surprise(logits: &[f32], target: usize) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-    f64::from(max - logits[target]) + sum.ln()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certain_token_is_no_surprise() {
-        assert!(surprise(&[0.0, 100.0], 1) < 1e-12);
-        // ln 2: two equal tokens.
-        assert!((surprise(&[3.0, 3.0], 0) - std::f64::consts::LN_2).abs() < 1e-12);
-    }
 }

@@ -9,7 +9,7 @@ pub mod folder;
 pub mod grade;
 mod options;
 pub mod problem;
-mod random;
+
 mod run;
 mod sample;
 mod shuffle;

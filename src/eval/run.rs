@@ -7,7 +7,7 @@ use crate::llama::{Model, Token};
 
 use super::arm::Arm;
 use super::problem::Problem;
-use super::random;
+
 use super::sample::{Key, Sample};
 
 /// How much work an arm does before the next one has its turn, in samples for each slot. More keeps the slots fuller,
@@ -69,6 +69,7 @@ impl Plan<'_> {
     /// The seed of a sample: the same in every arm, another for every problem and sample.
     fn seed(&self, key: Key) -> u32 {
         let place = ((key.index as u64) << 32) | key.sample as u64;
-        random::SplitMix64::new(u64::from(self.sampling.seed.unwrap_or_default()) ^ place.rotate_left(17)).next() as u32
+        crate::random::SplitMix64::new(u64::from(self.sampling.seed.unwrap_or_default()) ^ place.rotate_left(17)).next()
+            as u32
     }
 }

@@ -1,6 +1,6 @@
 //! A shuffle that a seed determines, for the options of multiple-choice questions.
 
-use super::random::SplitMix64;
+use crate::random::SplitMix64;
 
 /// The numbers 0 to `n - 1` in an order that `seed` determines, every order equally likely (Fisher and Yates, 1938, in
 /// Durstenfeld's form, CACM 1964).

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::random::SplitMix64;
+use crate::random::SplitMix64;
 
 /// The 97.5% quantile of the normal distribution.
 const Z: f64 = 1.959_963_984_540_054;

@@ -180,7 +180,7 @@ fn arm(stepflow: StepFlowConfig) -> Arm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::random::SplitMix64;
+    use crate::random::SplitMix64;
 
     /// Problems that an arm gets right when its chance beats the problem's own dice: paired, as real ones are.
     fn answers(

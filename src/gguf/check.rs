@@ -281,8 +281,8 @@ impl Gguf {
         0..self.arch_u64("block_count").unwrap_or(0).min(MAX_LAYERS) as usize
     }
 
-    /// A value that is either the same in all layers or given for each.
-    fn at_layer(&self, name: &str, layer: usize) -> Option<u64> {
+    /// A value of this architecture that is either the same in all layers or given for each.
+    pub fn at_layer(&self, name: &str, layer: usize) -> Option<u64> {
         match self.arch(name)? {
             Value::Array(array) => array.u64_at(layer),
             value => value.as_u64(),

@@ -23,6 +23,13 @@ pub struct Row {
     pub logits: bool,
 }
 
+impl Row {
+    /// A token of sequence 0 with nothing special about it: a question's, no step's first, no logits.
+    pub fn plain(token: Token, position: usize) -> Self {
+        Self { token, position, sequence: 0, segment: Segment::Question, previous_step: None, logits: false }
+    }
+}
+
 /// Tokens to decode together, in order; any mix of sequences.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -47,17 +54,7 @@ mod tests {
     #[test]
     fn even_batches_are_rectangles_of_neighbouring_sequences() {
         let batch = |sequences: &[u32]| Batch {
-            rows: sequences
-                .iter()
-                .map(|&sequence| Row {
-                    token: Token(0),
-                    position: 0,
-                    sequence,
-                    segment: Segment::Question,
-                    previous_step: None,
-                    logits: false,
-                })
-                .collect(),
+            rows: sequences.iter().map(|&sequence| Row { sequence, ..Row::plain(Token(0), 0) }).collect(),
         };
         for even in [&[][..], &[3], &[2, 2, 2], &[0, 1, 2], &[1, 1, 2, 2]] {
             assert!(batch(even).is_even(), "{even:?}");

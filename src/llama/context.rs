@@ -19,7 +19,7 @@ use crate::trace::Segment;
 
 use super::backend::{backend, take_complaint};
 use super::trampoline::{State, on_node};
-use super::{Adapter, Batch, Hook, LlamaError, Model, Row};
+use super::{Adapter, Batch, Hook, LlamaError, Model, Row, Token};
 
 /// When attention runs fused, without a softmax that a hook could see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,6 +305,18 @@ impl Context {
         self.inner.get_logits_ith(row as i32)
     }
 
+    /// How surprising `token` is after the batch's `row`, which asked for logits: its negative log-likelihood in nats.
+    pub fn surprise(&self, row: usize, token: Token) -> f64 {
+        surprise(self.logits(row), token.0 as usize)
+    }
+
+    /// Lets sequence `to` begin with the first `n` tokens of `from`, which both then share. Not with streams.
+    pub fn share(&mut self, from: u32, to: u32, n: usize) {
+        assert!(!self.streams, "sequences in streams of their own share nothing");
+        let copied = self.inner.copy_kv_cache_seq(from as i32, to as i32, None, Some(n as u32));
+        copied.expect("positions are below 2^31");
+    }
+
     /// Forgets `sequence` from `position` on. Returns whether the cache could (a recurrent state cannot).
     pub fn truncate(&mut self, sequence: u32, position: usize) -> bool {
         self.inner.clear_kv_cache_seq(Some(sequence), Some(position as u32), None).unwrap_or(false)
@@ -349,4 +361,23 @@ fn fields(params: &mut LlamaContextParams) -> &mut sys::llama_context_params {
 pub(super) unsafe extern "C" fn is_interrupted(flag: *mut c_void) -> bool {
     // SAFETY: by this function's contract.
     unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}
+
+/// `-ln softmax(logits)[target]`, in nats.
+fn surprise(logits: &[f32], target: usize) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(max - logits[target]) + sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certain_token_is_no_surprise() {
+        assert!(surprise(&[0.0, 100.0], 1) < 1e-12);
+        // ln 2: two equal tokens.
+        assert!((surprise(&[3.0, 3.0], 0) - std::f64::consts::LN_2).abs() < 1e-12);
+    }
 }

@@ -73,7 +73,7 @@ impl Attention<'_> {
 
     /// Whether `row` may see the key in `cell`.
     pub fn visible(&self, row: usize, cell: usize) -> bool {
-        self.mask.visible(row, cell)
+        cell < self.n_kv && self.mask.visible(row, cell)
     }
 
     /// Identifies the mask within one micro-batch: where keys are equal, visible cells are.

@@ -95,6 +95,11 @@ impl Model {
         self.inner.n_layer() as usize
     }
 
+    /// Attention heads of a layer.
+    pub fn n_head(&self, layer: usize) -> usize {
+        self.metadata.at_layer("attention.head_count", layer).unwrap_or(1) as usize
+    }
+
     /// Tokens in the vocabulary.
     pub fn n_vocab(&self) -> usize {
         usize::try_from(self.inner.n_vocab()).unwrap_or(0)

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::{LayerMaps, Metric, MetricMap, Pool, Saliency, StepMap};
 use crate::llama::{Attention, Batch, Context, ContextParams, Hook, HookError, LlamaError, Model, Point, Row, Token};
-use crate::trace::Segment;
-
-use super::{LayerMaps, Metric, Pool, Saliency, StepMap};
 
 /// Mean attention between steps, for the layers that `wanted` takes, from one forward pass over `tokens` in a context of
 /// its own. `progress` is told how many tokens are done.
@@ -24,15 +22,7 @@ pub fn attention(
     let sums = Arc::new(Mutex::new(Sums::default()));
     let watcher = Watcher { pool: pool.clone(), wanted: Box::new(wanted), sums: sums.clone() };
     let mut context = Context::new(model, params, Some(Box::new(watcher)))?;
-    let row = |(position, &token): (usize, &Token)| Row {
-        token,
-        position,
-        sequence: 0,
-        segment: Segment::Question,
-        previous_step: None,
-        logits: false,
-    };
-    let rows: Vec<Row> = tokens.iter().enumerate().map(row).collect();
+    let rows: Vec<Row> = tokens.iter().enumerate().map(|(position, &token)| Row::plain(token, position)).collect();
     let mut done = 0;
     for rows in rows.chunks(context.max_batch()) {
         context.decode(&Batch { rows: rows.to_vec() })?;
@@ -46,7 +36,7 @@ pub fn attention(
     }
     let layers = layers.into_iter().map(|(layer, mut map)| {
         pool.mean(&mut map, n_head);
-        LayerMaps { layer, maps: vec![(Metric::Attention, map)] }
+        LayerMaps { layer, maps: vec![MetricMap { metric: Metric::Attention, values: map, estimates: None }] }
     });
     Ok(Saliency { loss: None, layers: layers.collect() })
 }

@@ -2,7 +2,7 @@
 
 use crate::llama::{Backward, CONTEXT_STEP, LlamaError, Model};
 
-use super::{LayerMaps, Metric, Pool, Saliency, StepMap};
+use super::{LayerMaps, Metric, MetricMap, Pool, Saliency, StepMap};
 
 /// Step-Saliency and its signed sums, for the layers that `wanted` takes. Every layer's token-level map is pooled as soon
 /// as it is there and never kept.
@@ -32,7 +32,8 @@ pub fn gradient(
         }
         pool.mean(&mut saliency, attention.n_head);
         pool.mean(&mut signed, 1);
-        let maps = vec![(Metric::Saliency, saliency), (Metric::Signed, signed)];
+        let exact = |metric, values| MetricMap { metric, values, estimates: None };
+        let maps = vec![exact(Metric::Saliency, saliency), exact(Metric::Signed, signed)];
         layers.push(LayerMaps { layer: attention.layer, maps });
         Ok(())
     })?;

@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-/// A number for every causal pair of steps: a query step and a key step that is not after it.
+/// A value, by default a number, for every causal pair of steps: a query step and a key step that is not after it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StepMap {
+pub struct StepMap<T = f64> {
     n_steps: usize,
     /// Row by row: query 0, key 0; query 1, keys 0 and 1; and so on.
-    cells: Vec<f64>,
+    cells: Vec<T>,
 }
 
-impl StepMap {
+impl<T: Copy + Default> StepMap<T> {
     /// All cells 0.
     pub fn new(n_steps: usize) -> Self {
-        Self { n_steps, cells: vec![0.0; n_steps * (n_steps + 1) / 2] }
+        Self { n_steps, cells: vec![T::default(); n_steps * (n_steps + 1) / 2] }
     }
 
     /// Steps of the trace.
@@ -22,43 +22,50 @@ impl StepMap {
     }
 
     /// The cell of a query step and a key step, `key <= query < n_steps`.
-    pub fn get(&self, query: usize, key: usize) -> f64 {
+    pub fn get(&self, query: usize, key: usize) -> T {
         self.row(query)[key]
     }
 
     /// A query step's cells: keys 0 to `query`.
-    pub fn row(&self, query: usize) -> &[f64] {
+    pub fn row(&self, query: usize) -> &[T] {
         let start = query * (query + 1) / 2;
         &self.cells[start..=start + query]
     }
 
-    fn row_mut(&mut self, query: usize) -> &mut [f64] {
+    pub(super) fn row_mut(&mut self, query: usize) -> &mut [T] {
         let start = query * (query + 1) / 2;
         &mut self.cells[start..=start + query]
     }
+
+    /// The map of what `f` makes of each cell.
+    pub fn map<U>(&self, f: impl Fn(T) -> U) -> StepMap<U> {
+        StepMap { n_steps: self.n_steps, cells: self.cells.iter().map(|&cell| f(cell)).collect() }
+    }
 }
 
-/// Which step each token belongs to, and the sizes of steps.
+/// Which tokens each step holds.
 #[derive(Debug, Clone)]
 pub struct Pool {
     step_of: Vec<usize>,
-    sizes: Vec<usize>,
+    steps: Vec<Range<usize>>,
 }
 
 impl Pool {
     /// Of steps that cover all tokens, in order.
     pub fn new(steps: impl IntoIterator<Item = Range<usize>>) -> Self {
-        let (mut step_of, mut sizes) = (Vec::new(), Vec::new());
-        for (index, tokens) in steps.into_iter().enumerate() {
-            step_of.extend(std::iter::repeat_n(index, tokens.len()));
-            sizes.push(tokens.len());
-        }
-        Self { step_of, sizes }
+        let steps: Vec<Range<usize>> = steps.into_iter().collect();
+        let step_of = steps.iter().enumerate().flat_map(|(i, tokens)| std::iter::repeat_n(i, tokens.len())).collect();
+        Self { step_of, steps }
     }
 
     /// Steps.
     pub fn n_steps(&self) -> usize {
-        self.sizes.len()
+        self.steps.len()
+    }
+
+    /// The tokens of a step.
+    pub fn tokens(&self, step: usize) -> Range<usize> {
+        self.steps[step].clone()
     }
 
     /// Tokens.
@@ -73,7 +80,7 @@ impl Pool {
 
     /// Pairs of tokens behind a cell, masked ones within a step included, as the authors count them.
     pub fn n_pairs(&self, query: usize, key: usize) -> usize {
-        self.sizes[query] * self.sizes[key]
+        self.steps[query].len() * self.steps[key].len()
     }
 
     /// Adds one token's values for the keys from 0 on, none after itself, to its step's row.

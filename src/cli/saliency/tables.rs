@@ -1,16 +1,15 @@
 //! The tables of a saliency run: tidy CSV, one row a number.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stepflow::llama::Model;
-use stepflow::saliency::{LayerMetrics, Metric, Pool, Saliency};
+use stepflow::saliency::{LayerMetrics, Metric, MetricMap, Saliency};
 use stepflow::trace::{Segment, TraceFile};
 
-use crate::cli::args::LossOf;
+use super::args::Activations;
+use super::measure::{Method, Task};
 use crate::cli::output;
 
 /// Of the format of these files.
@@ -18,14 +17,10 @@ const VERSION: u32 = 1;
 
 /// Everything that a run has to show.
 pub struct Tables<'a> {
-    /// The folder.
-    pub out: &'a Path,
-    pub method: &'static str,
-    pub loss: LossOf,
+    pub task: &'a Task<'a>,
     pub trace: &'a TraceFile,
-    pub pool: &'a Pool,
+    pub method: Method,
     pub saliency: &'a Saliency,
-    pub model: &'a Model,
 }
 
 /// A row of `cells.csv`. Empty fields belong to methods that estimate.
@@ -40,11 +35,12 @@ struct Cell<'a> {
     key_segment: Segment,
     n_pairs: usize,
     metric: &'a str,
-    value: f64,
+    value: Option<f64>,
     se: Option<f64>,
-    n_probes: Option<u32>,
+    n_probes: Option<usize>,
     eps: Option<f64>,
     below_noise: Option<bool>,
+    curvature: Option<f64>,
 }
 
 /// A row of `steps.csv`; `end` is the token after the last.
@@ -80,7 +76,7 @@ impl Tables<'_> {
     }
 
     fn file(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-        output::write_file(&self.out.join(name), |out| {
+        output::write_file(&self.task.args.out.join(name), |out| {
             let mut buffered = io::BufWriter::new(out);
             write(&mut buffered)?;
             buffered.flush()
@@ -89,25 +85,37 @@ impl Tables<'_> {
 
     /// What the run was.
     fn run(&self) -> anyhow::Result<serde_json::Value> {
-        let loss = self.saliency.loss.map(|nats| json!({ "of": self.loss.to_string(), "nats": nats }));
+        let loss = self.saliency.loss.map(|nats| json!({ "of": self.task.args.loss.to_string(), "nats": nats }));
         let mut run = json!({
             "stepflow_saliency": VERSION,
             "stepflow": env!("CARGO_PKG_VERSION"),
             "model": {
-                "file": self.model.path().file_name().map(|name| name.to_string_lossy()),
-                "description": self.model.description(),
-                "sha256": output::sha256_of(self.model.path())?,
+                "file": self.task.model.path().file_name().map(|name| name.to_string_lossy()),
+                "description": self.task.model.description(),
+                "sha256": output::sha256_of(self.task.model.path())?,
             },
             "trace_sha256": self.trace_sha256()?,
-            "method": self.method,
+            "method": self.method.name(),
+            "probe": self.probe(),
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
             "n_tokens": self.trace.tokens.len(),
-            "n_steps": self.pool.n_steps(),
+            "n_steps": self.task.pool.n_steps(),
         });
         let id = output::hex(&Sha256::digest(run.to_string())[..6]);
         run["run_id"] = json!(id);
         Ok(run)
+    }
+
+    /// How probes were made.
+    fn probe(&self) -> Option<serde_json::Value> {
+        let args = self.task.args;
+        let activations = match args.activations {
+            Activations::Model => "model",
+            Activations::F32 => "f32",
+        };
+        (self.method == Method::Probe)
+            .then(|| json!({ "activations": activations, "budget": args.budget, "seed": args.seed }))
     }
 
     /// Of the trace as `--save-trace` writes it, wherever it came from.
@@ -130,9 +138,10 @@ impl Tables<'_> {
 
     fn layers(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.method, super::segments(self.trace));
+        let (method, segments) = (self.method.name(), super::segments(self.trace));
         for layer in &self.saliency.layers {
-            let map = layer.map(Metric::Saliency).or(layer.map(Metric::Attention));
+            let map =
+                [Metric::Saliency, Metric::Rms, Metric::Attention].into_iter().find_map(|metric| layer.map(metric));
             for (metric, value) in map.map(|map| LayerMetrics::new(map, &segments).named()).into_iter().flatten() {
                 csv.serialize(LayerRow { run_id, method, layer: layer.layer, metric, value })?;
             }
@@ -142,11 +151,13 @@ impl Tables<'_> {
 
     fn cells(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.method, super::segments(self.trace));
+        let (method, segments) = (self.method.name(), super::segments(self.trace));
         for layer in &self.saliency.layers {
-            for (metric, map) in &layer.maps {
-                for query_step in 0..map.n_steps() {
-                    for (key_step, &value) in map.row(query_step).iter().enumerate() {
+            for MetricMap { metric, values, estimates } in &layer.maps {
+                for query_step in 0..values.n_steps() {
+                    for (key_step, &value) in values.row(query_step).iter().enumerate() {
+                        let measured = !value.is_nan();
+                        let estimate = estimates.as_ref().map(|map| map.get(query_step, key_step)).filter(|_| measured);
                         csv.serialize(Cell {
                             run_id,
                             method,
@@ -155,13 +166,14 @@ impl Tables<'_> {
                             key_step,
                             query_segment: segments[query_step],
                             key_segment: segments[key_step],
-                            n_pairs: self.pool.n_pairs(query_step, key_step),
+                            n_pairs: self.task.pool.n_pairs(query_step, key_step),
                             metric: metric.name(),
-                            value,
-                            se: None,
-                            n_probes: None,
-                            eps: None,
-                            below_noise: None,
+                            value: measured.then_some(value),
+                            se: estimate.map(|estimate| estimate.se),
+                            n_probes: estimate.map(|estimate| estimate.n_probes),
+                            eps: estimate.map(|estimate| estimate.eps),
+                            below_noise: estimate.map(|estimate| estimate.below_noise(value)),
+                            curvature: estimate.map(|estimate| estimate.curvature),
                         })?;
                     }
                 }

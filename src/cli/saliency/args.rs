@@ -1,0 +1,140 @@
+//! The command line of `saliency`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use stepflow::stepflow::LayerSelection;
+use stepflow::trace::Segment;
+
+use crate::cli::args::{ModelArgs, threads};
+
+/// Step-Saliency.
+#[derive(Debug, Clone, Args)]
+pub struct SaliencyArgs {
+    /// The trace, as --save-trace writes it; `-` for stdin.
+    #[arg(value_name = "TRACE")]
+    pub trace: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Folder for cells.csv, layers.csv, steps.csv and run.json.
+    #[arg(short, long, value_name = "DIR", default_value = "saliency")]
+    pub out: PathBuf,
+    /// How to measure.
+    #[arg(long, value_enum, default_value_t = SaliencyMethod::Auto)]
+    pub method: SaliencyMethod,
+    /// What probes estimate.
+    #[arg(long, value_enum, default_value_t = Estimator::Signed, help_heading = "Probes")]
+    pub estimator: Estimator,
+    /// Differences, of two forwards each, for every cell; 1 for `signed` and 8 for `rms` by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Probes")]
+    pub pairs: Option<u32>,
+    /// Forwards to spend at most; more than all cells take go where the noise is largest.
+    #[arg(long, value_name = "N", help_heading = "Probes")]
+    pub budget: Option<usize>,
+    /// What probes compute with.
+    #[arg(long, value_enum, default_value_t = Activations::Model, help_heading = "Probes")]
+    pub activations: Activations,
+    /// Seed of the random signs of `--estimator rms`.
+    #[arg(short, long, value_name = "SEED", default_value_t = 1, help_heading = "Probes")]
+    pub seed: u64,
+    /// Memory that measuring may take, such as `8G`; what is free by default.
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<u64>,
+    /// Layers as `0-6,9`, or a share of the first ones; all by default.
+    #[arg(long, value_name = "LAYERS")]
+    pub layers: Option<LayerSelection>,
+    /// What the loss is of: `all` tokens, `question`, `thinking`, `summary`, or `step:N`.
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    pub loss: LossOf,
+    /// Threads.
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<i32>,
+}
+
+/// How saliency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SaliencyMethod {
+    /// The best of the others that the model allows and that fits into memory.
+    Auto,
+    /// Exactly, by a backward pass: Step-Saliency and its signed sums.
+    Gradient,
+    /// By scaling attention and watching the loss, where there is no backward pass: two forwards a cell and more.
+    Probe,
+    /// Attention alone, by one forward pass.
+    Attention,
+}
+
+/// What probes estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Estimator {
+    /// What scaling a whole block of attention does to the loss, with its sign.
+    Signed,
+    /// How large the parts of that are, whatever their signs, by scaling heads and tokens up and down at random.
+    Rms,
+}
+
+/// What probes compute with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Activations {
+    /// What the model computes with; quantized products round activations to 8 bits, which is noise to a probe.
+    Model,
+    /// float32: weights are dequantized into a temporary file first (4 bytes each), and nothing is rounded.
+    F32,
+}
+
+/// Bytes, with K, M, G or T for powers of 1024.
+fn memory(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let power = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err(format!("expected a size such as 8G or 512M, found `{text}`")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("expected a size such as 8G or 512M, found `{text}`"))?;
+    match number.is_finite() && number >= 0.0 {
+        true => Ok((number * 1024f64.powi(power)) as u64),
+        false => Err(format!("expected a size of 0 or more, found `{text}`")),
+    }
+}
+
+/// What a loss is the mean surprise of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossOf {
+    /// Every token.
+    All,
+    /// The tokens of a segment.
+    Segment(Segment),
+    /// The tokens of a step.
+    Step(usize),
+}
+
+impl std::fmt::Display for LossOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => write!(f, "all"),
+            Self::Segment(segment) => write!(f, "{segment}"),
+            Self::Step(step) => write!(f, "step:{step}"),
+        }
+    }
+}
+
+impl std::str::FromStr for LossOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let step = text.strip_prefix("step:").and_then(|number| number.parse().ok());
+        match text {
+            "all" => Ok(Self::All),
+            "question" => Ok(Self::Segment(Segment::Question)),
+            "thinking" => Ok(Self::Segment(Segment::Thinking)),
+            "summary" => Ok(Self::Segment(Segment::Summary)),
+            _ => step
+                .map(Self::Step)
+                .ok_or(format!("expected all, question, thinking, summary or step:N, found `{text}`")),
+        }
+    }
+}

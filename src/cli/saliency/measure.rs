@@ -1,0 +1,189 @@
+//! Which method measures a trace, and its running.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use stepflow::engine::EngineError;
+use stepflow::gguf::GgmlType;
+use stepflow::llama::{self, Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
+use stepflow::saliency::{self, Pool, Probe, Saliency};
+
+use super::args::{Activations, Estimator, SaliencyArgs, SaliencyMethod};
+use crate::cli::report::Progress;
+use crate::cli::setup::Interrupt;
+
+/// What is to be measured.
+pub struct Task<'a> {
+    pub args: &'a SaliencyArgs,
+    pub model: Arc<Model>,
+    pub tokens: Vec<Token>,
+    /// Whether the loss counts each.
+    pub counted: Vec<bool>,
+    pub pool: Pool,
+    pub layers: Vec<usize>,
+    pub interrupt: Interrupt,
+}
+
+/// How it is measured, once that is settled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Gradient,
+    Probe,
+    Attention,
+}
+
+impl Method {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gradient => "gradient",
+            Self::Probe => "probe",
+            Self::Attention => "attention",
+        }
+    }
+}
+
+impl Task<'_> {
+    /// The method asked for, or the best that can be had.
+    pub fn method(&self) -> anyhow::Result<Method> {
+        let needed = saliency::gradient_memory(&self.model, self.tokens.len());
+        let limit = self.args.memory.or_else(free_memory).unwrap_or(u64::MAX);
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let too_large = || {
+            let (needed, limit) = (gib(needed), gib(limit));
+            (needed > limit)
+                .then(|| format!("a backward pass needs about {needed:.1} GiB, and {limit:.1} GiB may be taken"))
+        };
+        let obstacle = saliency::no_gradient(&self.model).or_else(too_large);
+        match (self.args.method, obstacle) {
+            (SaliencyMethod::Attention, _) => Ok(Method::Attention),
+            (SaliencyMethod::Probe, _) => match self.args.budget {
+                Some(budget) if budget < self.forwards() => bail!(
+                    "--budget {budget}: all cells of {} layers take {} forwards; raise it, or choose fewer with --layers",
+                    self.layers.len(),
+                    self.forwards()
+                ),
+                _ => Ok(Method::Probe),
+            },
+            (SaliencyMethod::Gradient, Some(reason)) => {
+                bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
+            }
+            (SaliencyMethod::Gradient, None) => {
+                say!("stepflow: the backward pass needs about {:.1} GiB", gib(needed));
+                Ok(Method::Gradient)
+            }
+            (SaliencyMethod::Auto, None) => Ok(Method::Gradient),
+            (SaliencyMethod::Auto, Some(reason)) => {
+                say!("stepflow: measuring attention alone: {reason}; --method probe estimates, at many forwards");
+                Ok(Method::Attention)
+            }
+        }
+    }
+
+    /// Measures. Ctrl-C ends it early.
+    pub fn measure(&self, method: Method) -> anyhow::Result<Saliency> {
+        self.interrupt.during(|| match method {
+            Method::Gradient => self.gradient(),
+            Method::Probe => self.probe(),
+            Method::Attention => self.attention(),
+        })
+    }
+
+    /// Probes of each cell, in pairs.
+    fn pairs(&self) -> usize {
+        let default = match self.args.estimator {
+            Estimator::Signed => 1,
+            Estimator::Rms => 8,
+        };
+        self.args.pairs.map_or(default, |pairs| pairs as usize)
+    }
+
+    /// Forwards that all probes take.
+    fn forwards(&self) -> usize {
+        Probe::n_forwards(self.pool.n_steps(), self.layers.len(), self.pairs())
+    }
+
+    fn threads(&self) -> i32 {
+        self.args.threads.unwrap_or(ContextParams::default().n_threads)
+    }
+
+    fn params(&self) -> ContextParams {
+        ContextParams {
+            n_ctx: self.tokens.len() as u32,
+            n_threads: self.threads(),
+            n_threads_batch: self.threads(),
+            flash_attention: FlashAttention::Off,
+            interrupt: Some(self.interrupt.flag()),
+            ..ContextParams::default()
+        }
+    }
+
+    fn gradient(&self) -> anyhow::Result<Saliency> {
+        let pass = Backward {
+            model: self.model.path(),
+            tokens: &self.tokens,
+            counted: &self.counted,
+            n_threads: self.threads(),
+            interrupt: self.interrupt.flag(),
+        };
+        let n_layer = self.model.n_layer();
+        let mut progress = Progress::new("gradient", "layers", n_layer);
+        let shown = |layer| progress.at(n_layer - layer);
+        let wanted = |layer: usize| self.layers.contains(&layer);
+        Ok(saliency::gradient(&pass, &self.pool, wanted, shown).map_err(EngineError::from)?)
+    }
+
+    fn attention(&self) -> anyhow::Result<Saliency> {
+        let mut progress = Progress::new("attention", "tokens", self.tokens.len());
+        let layers = self.layers.clone();
+        let wanted = move |layer| layers.contains(&layer);
+        let shown = |done| progress.at(done);
+        Ok(saliency::attention(self.model.clone(), &self.params(), &self.tokens, &self.pool, wanted, shown)
+            .map_err(EngineError::from)?)
+    }
+
+    fn probe(&self) -> anyhow::Result<Saliency> {
+        let (mut model, mut params) = (self.model.clone(), self.params());
+        if self.args.activations == Activations::F32 {
+            model = dequantized(&model)?;
+            (params.type_k, params.type_v) = (CacheType::F32, CacheType::F32);
+        }
+        let probe = Probe {
+            model,
+            params: &params,
+            tokens: &self.tokens,
+            counted: &self.counted,
+            pool: &self.pool,
+            layers: &self.layers,
+            estimator: match self.args.estimator {
+                Estimator::Signed => saliency::Estimator::Signed,
+                Estimator::Rms => saliency::Estimator::Rms,
+            },
+            pairs: self.pairs(),
+            budget: self.args.budget,
+            seed: self.args.seed,
+        };
+        let mut progress = Progress::new("probe", "forwards", self.args.budget.unwrap_or(self.forwards()));
+        Ok(probe.run(&mut |done| progress.at(done)).map_err(EngineError::from)?)
+    }
+}
+
+/// The model with its weights in float32.
+fn dequantized(model: &Model) -> anyhow::Result<Arc<Model>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("float32.gguf");
+    say!(
+        "stepflow: dequantizing into a temporary file of {:.1} GiB",
+        4.0 * model.n_params() as f64 / f64::from(1 << 30)
+    );
+    llama::quantize(model.path(), &path, GgmlType::F32)?;
+    // What is mapped stays when its file is gone.
+    Ok(Arc::new(Model::load(&path, &ModelParams::default())?))
+}
+
+/// Memory that is free, in bytes, where the system says so.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,40 @@
+//! The trace to measure, and whether a model can read it.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use stepflow::llama::{Model, Token};
+use stepflow::trace::TraceFile;
+
+use crate::cli::input;
+
+/// The trace in a file, or on stdin.
+pub fn read(path: &Path) -> anyhow::Result<TraceFile> {
+    let bytes = input::read_bytes(path)?;
+    let trace = TraceFile::read(&bytes).with_context(|| path.display().to_string())?;
+    if trace.steps.len() < 2 || trace.tokens.len() < 2 {
+        bail!("{}: expected a trace of at least two steps, found {}", path.display(), trace.steps.len());
+    }
+    Ok(trace)
+}
+
+/// The trace's tokens, which the model must read as the trace does.
+pub fn tokens(trace: &TraceFile, model: &Model) -> anyhow::Result<Vec<Token>> {
+    for (position, token) in trace.tokens.iter().enumerate() {
+        let known = usize::try_from(token.id).is_ok_and(|id| id < model.n_vocab());
+        let piece = if known { model.piece(Token(token.id)) } else { Vec::new() };
+        if piece != token.piece {
+            bail!(
+                "token {position} of the trace is {} as {:?}, in this model it is {}; use the model that the trace is of",
+                token.id,
+                String::from_utf8_lossy(&token.piece),
+                if known { format!("{:?}", String::from_utf8_lossy(&piece)) } else { "none".to_owned() }
+            );
+        }
+    }
+    let (n, n_ctx) = (trace.tokens.len(), model.n_ctx_train() as usize);
+    if n > n_ctx {
+        bail!("the trace has {n} tokens, but the model's context holds {n_ctx}");
+    }
+    Ok(trace.tokens.iter().map(|token| Token(token.id)).collect())
+}
