@@ -115,7 +115,7 @@ fn a_run_is_not_overwritten_nor_mixed_with_another() {
     done(run(eval(&out, &SMALL)));
     let again = run(eval(&out, &SMALL));
     assert_eq!(again.code(), Some(1));
-    assert!(again.stderr.contains("holds a run already; go on with --resume"), "{}", again.stderr);
+    assert!(again.stderr.contains("holds a run already; name another folder with --out"), "{}", again.stderr);
     let other = run(eval(&out, &[&SMALL[..], &["--resume", "--arm", "oeb"]].concat()));
     assert_eq!(other.code(), Some(1));
     assert!(other.stderr.contains("holds another run (arms: "), "{}", other.stderr);
@@ -183,9 +183,9 @@ fn what_cannot_be_evaluated_is_told_in_one_line() {
         run(eval(&out, &[&path])).assert_fails(1, says);
     }
     for (args, code, says) in [
-        (&["--arm", "strong"][..], 1, "expected baseline, oeb, smi, stepflow"),
-        (&["--arm", "a:tau_max=2"], 1, "0..1"),
-        (&["--arm", "oeb", "--arm", "oeb"], 1, "two arms named oeb"),
+        (&["--arm", "strong"][..], 2, "expected baseline, oeb, smi, stepflow"),
+        (&["--arm", "a:tau_max=2"], 2, "0..1"),
+        (&["--arm", "oeb", "--arm", "oeb"], 2, "two arms named oeb"),
         (&["--arm", "x:missing.toml"], 1, "missing.toml"),
         (&["--shard", "3/2"], 2, "I from 1 to N"),
         (&["--samples", "0"], 2, "samples"),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{median, spearman};
-use program::{run, run_with, stepflow};
+use program::{Running, run, run_with, stepflow};
 use stepflow::trace::TraceFile;
 use tempfile::TempDir;
 
@@ -44,7 +44,8 @@ fn every_causal_cell_of_every_layer_is_in_the_table() {
         let flags = ["-t", "1", "--method", method, "-o", out.to_str().unwrap()].map(str::to_owned);
         let outcome = run(stepflow(args.iter().chain(&flags)));
         assert_eq!(outcome.code(), Some(0), "{outcome:?}");
-        assert!(outcome.stdout.is_empty());
+        assert!(outcome.text().starts_with("Shallow Lock-in: "), "{outcome:?}");
+        assert!(outcome.text().contains("\nDeep Decay: "), "{outcome:?}");
         table(&out.join("cells.csv"))
     };
     let n = trace.steps.len();
@@ -65,9 +66,12 @@ fn every_causal_cell_of_every_layer_is_in_the_table() {
     let text: String = steps.iter().map(|row| row["text"].trim_start_matches('\'')).collect();
     assert!(text.contains("Ida has 9 coins."), "{text}");
     assert_eq!(steps.last().unwrap()["end"], trace.tokens.len().to_string());
+    for row in table(&out.join("layers.csv")) {
+        assert!((0.0..=1.0).contains(&number(&row, "value")) && (0.0..1.0).contains(&number(&row, "even")), "{row:?}");
+    }
     let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
     assert_eq!((&run["method"], &run["n_steps"]), (&"gradient".into(), &n.into()));
-    assert!(run["loss"]["nats"].as_f64().unwrap() > 0.0);
+    assert!(run["loss"]["mean_nats"].as_f64().unwrap() > 0.0);
 
     let attention = run_to("attention");
     assert_eq!(attention.len(), 12 * pairs);
@@ -221,8 +225,8 @@ fn a_budget_is_kept_and_goes_where_noise_is() {
         run(stepflow(args.into_iter().chain(["--layers", "5", "--budget", &budget])))
     };
     let outcome = probe(least - 1);
-    assert_eq!(outcome.code(), Some(1), "{outcome:?}");
-    assert!(outcome.stderr.contains(&format!("all cells of 1 layers take {least} forwards")), "{outcome:?}");
+    assert_eq!(outcome.code(), Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains(&format!("expected at least {least} forwards")), "{outcome:?}");
     assert!(!out.exists(), "nothing is written");
 
     assert_eq!(probe(least + 2 * n).code(), Some(0));
@@ -234,4 +238,85 @@ fn a_budget_is_kept_and_goes_where_noise_is() {
     let more = cells.iter().filter(|row| probes(row) > 2);
     let before = more.map(|row| error(row) * (probes(row) as f64 / 2.0).sqrt()).fold(f64::INFINITY, f64::min);
     assert!(cells.iter().filter(|row| probes(row) == 2).all(|row| error(row) <= before * 1.0001));
+}
+
+#[test]
+fn a_flag_without_effect_is_refused() {
+    let (folder, _) = traced();
+    let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    for (flags, reason) in [
+        (["--method", "attention", "--pairs", "3"], "--pairs is for --method probe"),
+        (["--method", "gradient", "--activations", "f32"], "--activations is for --method probe"),
+        (["--method", "attention", "--loss", "summary"], "--method attention looks at no loss"),
+        (["--method", "auto", "--loss", "step:99"], "the trace has no such tokens"),
+    ] {
+        let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()];
+        let outcome = run(stepflow(args.into_iter().chain(flags)));
+        assert_eq!(outcome.code(), Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains(reason), "{outcome:?}");
+        assert!(!out.exists(), "nothing is written");
+    }
+}
+
+#[test]
+fn what_ctrl_c_left_unmeasured_is_empty() {
+    let (folder, _) = traced();
+    let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap(), "--method", "probe"];
+    let mut running = Running::start(stepflow(args.into_iter().chain(["--estimator", "rms", "--pairs", "50"])));
+    running.wait_until(|_, stderr| stderr.contains("probe: "));
+    running.interrupt();
+    let outcome = running.finish();
+    assert_eq!(outcome.code(), Some(130), "{outcome:?}");
+    assert!(outcome.stderr.contains("cells that were not measured are empty"), "{outcome:?}");
+    let cells = table(&out.join("cells.csv"));
+    let (measured, empty): (Vec<_>, Vec<_>) = cells.iter().partition(|row| !row["value"].is_empty());
+    assert!(!measured.is_empty() && !empty.is_empty());
+    let columns = ["se", "n_probes", "eps", "below_noise", "curvature"];
+    assert!(empty.iter().all(|row| columns.iter().all(|column| row[*column].is_empty())));
+    assert!(measured.iter().all(|row| columns.iter().all(|column| !row[*column].is_empty())));
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["interrupted"], true);
+}
+
+/// A browser that runs without a screen, or a visible skip.
+fn browser() -> Option<String> {
+    let names = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
+    let named = std::env::var("STEPFLOW_BROWSER").ok();
+    let works = |name: &String| std::process::Command::new(name).arg("--version").output().is_ok();
+    let found = named.into_iter().chain(names).find(works);
+    if found.is_none() {
+        common::skip("no Chromium is installed; STEPFLOW_BROWSER may name one");
+    }
+    found
+}
+
+#[test]
+fn the_page_shows_a_cell_in_a_browser() {
+    let (folder, trace) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let outcome = run(stepflow(["saliency", path.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()]));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    for picture in ["heatmap.svg", "heatmap.png", "curves.svg", "curves.png", "layers/00.svg", "layers/11.png"] {
+        assert!(std::fs::metadata(out.join(picture)).is_ok_and(|file| file.len() > 1_000), "{picture}");
+    }
+    let Some(browser) = browser() else { return };
+    // A click on the lowest row's first cell, three layers on.
+    let page = std::fs::read_to_string(out.join("index.html")).unwrap();
+    let click = "<script>addEventListener('load', () => { const c = document.getElementById('cells'), s = document.\
+                 getElementById('slider'); s.value = 3; s.dispatchEvent(new Event('input')); const r = c.getBoundingClientRect();\
+                 c.dispatchEvent(new MouseEvent('click', { clientX: r.left + 3, clientY: r.bottom - 3 })); })</script></html>";
+    let clicked = out.join("clicked.html");
+    std::fs::write(&clicked, page.replace("</html>", click)).unwrap();
+    let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
+    let url = format!("file://{}", clicked.display());
+    let flags =
+        ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", &profile, &url];
+    let shown = std::process::Command::new(browser).args(flags).output().unwrap();
+    let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    assert!(!log.contains("CONSOLE"), "{log}");
+    let last = trace.steps.len() - 1;
+    assert!(dom.contains(&format!("layer 3, {last} → 0: ")), "{dom}");
+    assert!(dom.contains("is looked at: step 0, question"), "{dom}");
+    assert!(dom.contains("How many coins does Ann have?"), "{dom}");
 }

@@ -208,7 +208,7 @@ pub struct SamplingArgs {
     /// Samplers in order, separated by `;`.
     #[arg(long, value_name = "SAMPLERS", value_parser = samplers)]
     pub samplers: Option<Samplers>,
-    /// Temperature; 0 is greedy [0.8].
+    /// Temperature; 0 is greedy [0.8; `eval`: 0, or 0.6 with --samples].
     #[arg(
         long,
         visible_alias = "temperature",

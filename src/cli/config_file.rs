@@ -51,7 +51,10 @@ pub fn read(path: &Path) -> anyhow::Result<StepFlowConfig> {
 fn parse(text: &str) -> anyhow::Result<StepFlowConfig> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        anyhow::anyhow!("line {line}: expected StepFlow's settings: {}", error.message())
+        anyhow::anyhow!(
+            "line {line}: {}; expected tables such as `[oeb]` with `tau_max = 0.15` and `[smi]` with `alpha = 0.06`",
+            error.message()
+        )
     })?;
     let mut config = StepFlowConfig::default();
     if let Some(given) = file.oeb {

@@ -23,8 +23,16 @@ pub fn of_finish(finish: Finish) -> u8 {
     }
 }
 
+/// A command line that cannot be meant, for a reason that is only seen later than its parsing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// The code of an error.
 pub fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<Usage>() {
+        return USAGE;
+    }
     match error.downcast_ref::<EngineError>() {
         Some(EngineError::PromptTooLong { .. } | EngineError::Llama(LlamaError::ContextFull { .. })) => CONTEXT_FULL,
         Some(EngineError::Llama(LlamaError::Interrupted)) => INTERRUPTED,

@@ -12,6 +12,8 @@ const ANSWERS: &[&str] = &["answer", "Answer", "target", "solution", "Solution"]
 const OPTIONS: &[&str] = &["choices", "options"];
 /// Options in fields of their own, the right one first.
 const OPTION_FIELDS: &[&str] = &["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"];
+/// Options in fields of their own, the right one named by the answer.
+const LETTERS: &[&str] = &["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"];
 
 /// What a file says of one problem.
 pub(super) struct Fields(Map<String, Value>);
@@ -68,7 +70,7 @@ impl Fields {
     }
 
     fn options(&self) -> Result<Option<Options>, Fault> {
-        let Some((field, value)) = self.first(OPTIONS) else { return Ok(None) };
+        let Some((field, value)) = self.first(OPTIONS) else { return self.lettered_fields() };
         let mut options: Vec<(String, &Value)> = match value {
             Value::Array(values) => ('A'..='Z').map(String::from).zip(values).collect(),
             Value::Object(values) => values.iter().map(|(letter, value)| (letter.clone(), value)).collect(),
@@ -81,6 +83,17 @@ impl Fields {
         options.sort_by(|(a, _), (b, _)| a.cmp(b));
         let texts = options.iter().map(|(_, value)| text(field, value)).collect::<Result<_, _>>()?;
         Ok(Some(Options { letters: options.into_iter().map(|(letter, _)| letter).collect(), texts }))
+    }
+
+    /// Options in fields `A`, `B` and so on.
+    fn lettered_fields(&self) -> Result<Option<Options>, Fault> {
+        let given = LETTERS.iter().take_while(|letter| self.0.contains_key(**letter)).count();
+        if given < 2 {
+            return Ok(None);
+        }
+        let texts = LETTERS[..given].iter().map(|letter| self.text(std::slice::from_ref(letter)));
+        let letters = LETTERS[..given].iter().map(ToString::to_string).collect();
+        Ok(Some(Options { letters, texts: texts.collect::<Result<_, _>>()? }))
     }
 
     /// The index of the option that the answer names by letter or by index.

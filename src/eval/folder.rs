@@ -62,7 +62,22 @@ impl Run {
         };
         let (ours, theirs) = (fields(self), fields(other));
         let differing = ours.iter().zip(&theirs).find(|(a, b)| a != b);
-        differing.map(|((name, ours), (_, theirs))| format!("{name}: {ours} here, {theirs} there"))
+        differing.map(|((name, ours), (_, theirs))| differs(name, ours, theirs))
+    }
+}
+
+/// In what a setting differs: the words of it that do, and of a long one only that it does.
+fn differs(name: &str, ours: &str, theirs: &str) -> String {
+    let (ours, theirs): (Vec<_>, Vec<_>) = (ours.split(' ').collect(), theirs.split(' ').collect());
+    let same = |(a, b): &(&&str, &&str)| a == b;
+    let start = ours.iter().zip(&theirs).take_while(same).count();
+    let end = ours[start..].iter().rev().zip(theirs[start..].iter().rev()).take_while(same).count();
+    // "temp: Some(0.5)" needs its name.
+    let from = start.saturating_sub(usize::from(start > 0 && ours[start - 1].ends_with(':')));
+    let words = |all: &[&str]| all[from..all.len() - end].join(" ").trim_end_matches(',').to_owned();
+    match (words(&ours), words(&theirs)) {
+        (ours, theirs) if ours.len() + theirs.len() > 120 => format!("other {name}"),
+        (ours, theirs) => format!("{name}: {ours} here, {theirs} there"),
     }
 }
 
@@ -86,7 +101,7 @@ pub enum FolderError {
         reason: String,
     },
     /// There is a run already.
-    #[error("{} holds a run already; go on with --resume, or name another folder with --out", .0.display())]
+    #[error("{} holds a run already; name another folder with --out (or go on with `stepflow eval --resume`)", .0.display())]
     Exists(PathBuf),
     /// There is another run.
     #[error("{path} holds another run ({difference}); name another folder with --out", path = path.display())]
@@ -118,7 +133,8 @@ impl Folder {
             true if !resume => return Err(FolderError::Exists(path.to_owned())),
             true => {
                 let there = read_run(path)?;
-                let shard = format!("shard: {:?} here, {:?} there", run.shard, there.shard);
+                let of = |(part, parts): (usize, usize)| format!("{}/{parts}", part + 1);
+                let shard = format!("shard {} here, {} there", of(run.shard), of(there.shard));
                 let difference = run.difference(&there).or((run.shard != there.shard).then_some(shard));
                 if let Some(difference) = difference {
                     return Err(FolderError::Differs { path: path.to_owned(), difference });
@@ -208,5 +224,21 @@ pub fn read_samples(path: &Path) -> Result<(Vec<Sample>, u64), FolderError> {
         }
         samples.push(sample);
         whole += n as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_told_in_the_words_that_differ() {
+        let sampling = |temp: &str| format!("SamplingParams {{ seed: Some(1), temp: {temp}, top_k: None }}");
+        assert_eq!(
+            differs("sampling", &sampling("Some(0.6)"), &sampling("None")),
+            "sampling: temp: Some(0.6) here, temp: None there"
+        );
+        assert_eq!(differs("predict", "30", "31"), "predict: 30 here, 31 there");
+        assert_eq!(differs("problems", &"a".repeat(64), &"b".repeat(64)), "other problems");
     }
 }

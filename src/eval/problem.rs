@@ -73,7 +73,7 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// A field is the first there is of: `problem`, `question`, `prompt`, `Question`, `Problem`; `answer`, `Answer`,
 /// `target`, or a `solution` that ends in a box or in `#### 18`; `id`, `unique_id`, `ID`, `task_id`, `Record ID`. The
 /// options of multiple choice are in `choices` or `options`, with the letter or the index from 0 of the right one as the
-/// answer, or in `Correct Answer` and `Incorrect Answer 1` to `3`.
+/// answer, in `A`, `B` and so on with the letter as the answer, or in `Correct Answer` and `Incorrect Answer 1` to `3`.
 ///
 /// # Errors
 /// At the first entry that is malformed, lacks a field, has an empty one or repeats an id, and when there is no entry.
@@ -229,6 +229,7 @@ mod tests {
     fn options_as_lists_and_objects() {
         for (fields, right) in [
             (r#""choices": ["w", "x", "y"], "answer": "B""#, "x"),
+            (r#""A": "w", "B": "x", "C": "y", "answer": "C""#, "y"),
             (r#""choices": ["w", "x", "y"], "answer": "(b)""#, "x"),
             (r#""choices": ["w", "x", "y"], "answer": 2"#, "y"),
             (r#""options": ["w", "x", "y"], "answer": "0""#, "w"),

@@ -4,7 +4,7 @@
 
 use crate::trace::Segment;
 
-use super::StepMap;
+use super::{Pool, StepMap};
 
 /// Numbers of one layer; `None` where the trace has no such steps.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -42,6 +42,16 @@ impl LayerMetrics {
         }
     }
 
+    /// Of a map that is the same everywhere: what every share would be if each token looked at all before it alike.
+    pub fn even(pool: &Pool, segments: &[Segment]) -> Self {
+        let mut map = StepMap::new(pool.n_steps());
+        for query in 0..pool.n_tokens() {
+            pool.add(&mut map, query, std::iter::repeat_n(1.0, query + 1));
+        }
+        pool.mean(&mut map, 1);
+        Self::new(&map, segments)
+    }
+
     /// Names and values.
     pub fn named(&self) -> [(&'static str, Option<f64>); 3] {
         [
@@ -59,7 +69,6 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Pool;
     use super::*;
 
     #[test]

@@ -11,12 +11,14 @@ mod metrics;
 mod noise;
 mod probe;
 mod scale;
+mod verdict;
 
 pub use attention::attention;
 pub use gradient::{gradient, gradient_memory, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 pub use probe::{Estimator, Probe};
+pub use verdict::{Pattern, Verdict};
 
 /// What a map's numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,14 @@ impl Metric {
             Self::Saliency => "saliency",
             Self::Signed => "signed",
             Self::Rms => "rms",
+        }
+    }
+
+    /// Its unit.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Attention => "share",
+            Self::Saliency | Self::Signed | Self::Rms => "nats",
         }
     }
 }
@@ -91,6 +101,27 @@ impl Estimate {
 }
 
 impl LayerMaps {
+    /// Which of a metric's cells are below noise, if they are estimates.
+    pub fn below_noise(&self, metric: Metric) -> Option<StepMap<bool>> {
+        let map = self.maps.iter().find(|map| map.metric == metric)?;
+        let estimates = map.estimates.as_ref()?;
+        let mut below = StepMap::new(map.values.n_steps());
+        for query in 0..below.n_steps() {
+            for (key, cell) in below.row_mut(query).iter_mut().enumerate() {
+                *cell = estimates.get(query, key).below_noise(map.values.get(query, key));
+            }
+        }
+        Some(below)
+    }
+
+    /// What to look at first: Step-Saliency, or the nearest thing that was measured, all 0 or more; signed sums without
+    /// their signs.
+    pub fn magnitudes(&self) -> (Metric, StepMap) {
+        let best = [Metric::Saliency, Metric::Rms, Metric::Signed, Metric::Attention].into_iter();
+        let found = best.filter_map(|metric| Some((metric, self.map(metric)?))).next();
+        found.map_or((Metric::Saliency, StepMap::new(0)), |(metric, map)| (metric, map.map(f64::abs)))
+    }
+
     /// The map of a metric, if it was measured.
     pub fn map(&self, metric: Metric) -> Option<&StepMap> {
         self.maps.iter().find(|map| map.metric == metric).map(|map| &map.values)

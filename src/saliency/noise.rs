@@ -82,8 +82,9 @@ mod tests {
     fn noise_is_told_from_a_smooth_function() {
         for sigma in [1e-7, 1e-5, 1e-3] {
             let mut state = 7;
-            let levels: Vec<f64> =
-                (0..200).map(|_| noise_level(&OFFSETS.map(|x| smooth(x) + sigma * normal(&mut state)))).collect();
+            let levels: Vec<f64> = (0..200)
+                .map(|_| noise_level(&OFFSETS.map(|x| smooth(CLOSE * x) + sigma * normal(&mut state))))
+                .collect();
             let root_mean_square = (levels.iter().map(|l| l * l).sum::<f64>() / 200.0).sqrt();
             assert!((0.8..1.25).contains(&(root_mean_square / sigma)), "{root_mean_square} for {sigma}");
             // Nine values leave an estimate within a factor of four of the truth, nearly always.

@@ -195,11 +195,11 @@ impl Probe<'_> {
                 let (sum, se, curvature, unit) = match self.estimator {
                     Estimator::Signed => (cell.slope(), cell.error(), cell.curvature(), queries * keys),
                     Estimator::Rms => {
+                        // Without pairs it is NaN too.
                         let (rms, se) = cell.root_mean_square();
                         (rms, se, 0.0, (heads * queries).sqrt() * keys)
                     }
                 };
-                // A cell without pairs divides by 0: it is NaN.
                 values.row_mut(query)[key] = sum / unit;
                 estimates.row_mut(query)[key] =
                     Estimate { se: se / unit, curvature: curvature / unit, eps: cell.eps, n_probes: 2 * cell.n_pairs };
@@ -275,7 +275,8 @@ impl Cell {
         let spread = (self.fourths / self.n() - mean_square.powi(2)).max(0.0);
         // Of a mean square of `n` normal numbers at least as much as their noise gives.
         let error = ((spread + 2.0 * noise * noise) / self.n()).sqrt();
-        let root = (mean_square - noise).max(0.0).sqrt();
+        let excess = mean_square - noise;
+        let root = if excess < 0.0 { 0.0 } else { excess.sqrt() };
         (root, if root > 0.0 { (error / (2.0 * root)).min(error.sqrt()) } else { error.sqrt() })
     }
 }

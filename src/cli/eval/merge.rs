@@ -26,7 +26,8 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
     }
     let expected = whole.n_problems * whole.arms.len() * whole.samples;
     if samples.len() < expected {
-        bail!("{} of {expected} samples are in these parts; finish them with --resume first", samples.len());
+        let n = samples.len();
+        bail!("{n} of {expected} samples are in these parts; name all shards, and finish each with --resume first");
     }
     let (mut folder, _) = Folder::open(&args.out, &whole, false)?;
     samples.iter().try_for_each(|sample| folder.add(sample))?;

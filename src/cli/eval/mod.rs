@@ -11,9 +11,10 @@ use stepflow::engine::{self, EngineError};
 use stepflow::eval::{Arm, Folder, FolderError, Plan, Run, Sample, Summary, speed, table};
 use stepflow::llama::LlamaError;
 
+use super::exit::{self, Usage};
 use super::report::Progress;
 use super::setup::Interrupt;
-use super::{config_file, exit, output};
+use super::{config_file, output};
 use crate::cli::args::{EvalArgs, EvalCommand, Shard};
 use task::Task;
 
@@ -100,10 +101,10 @@ fn arms(flags: &[String]) -> anyhow::Result<Vec<Arm>> {
                 let settings = config_file::read(Path::new(file))?;
                 format!("{name}:{}", Arm { name: name.to_owned(), stepflow: settings }.settings()).parse()?
             }
-            _ => text.parse::<Arm>()?,
+            _ => text.parse::<Arm>().map_err(|error| Usage(error.to_string()))?,
         };
         if arms.iter().any(|other| other.name == arm.name) {
-            anyhow::bail!("--arm {text}: there are two arms named {}", arm.name);
+            return Err(Usage(format!("--arm {text}: there are two arms named {}", arm.name)).into());
         }
         arms.push(arm);
     }
@@ -147,7 +148,10 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, (arm, correct, all)) in self.0.iter().enumerate() {
             let comma = if i > 0 { ", " } else { "" };
-            write!(f, "{comma}{arm} {:.1}%", 100.0 * *correct as f64 / (*all).max(1) as f64)?;
+            match all {
+                0 => write!(f, "{comma}{arm} -")?,
+                _ => write!(f, "{comma}{arm} {:.1}%", 100.0 * *correct as f64 / *all as f64)?,
+            }
         }
         Ok(())
     }

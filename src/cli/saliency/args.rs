@@ -17,39 +17,86 @@ pub struct SaliencyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
-    /// Folder for cells.csv, layers.csv, steps.csv and run.json.
+    /// Folder for the tables, the pictures and index.html.
     #[arg(short, long, value_name = "DIR", default_value = "saliency")]
     pub out: PathBuf,
     /// How to measure.
     #[arg(long, value_enum, default_value_t = SaliencyMethod::Auto)]
     pub method: SaliencyMethod,
-    /// What probes estimate.
-    #[arg(long, value_enum, default_value_t = Estimator::Signed, help_heading = "Probes")]
-    pub estimator: Estimator,
-    /// Differences, of two forwards each, for every cell; 1 for `signed` and 8 for `rms` by default.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Probes")]
-    pub pairs: Option<u32>,
-    /// Forwards to spend at most; more than all cells take go where the noise is largest.
-    #[arg(long, value_name = "N", help_heading = "Probes")]
-    pub budget: Option<usize>,
-    /// What probes compute with.
-    #[arg(long, value_enum, default_value_t = Activations::Model, help_heading = "Probes")]
-    pub activations: Activations,
-    /// Seed of the random signs of `--estimator rms`.
-    #[arg(short, long, value_name = "SEED", default_value_t = 1, help_heading = "Probes")]
-    pub seed: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub probe: ProbeArgs,
     /// Memory that measuring may take, such as `8G`; what is free by default.
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<u64>,
     /// Layers as `0-6,9`, or a share of the first ones; all by default.
     #[arg(long, value_name = "LAYERS")]
     pub layers: Option<LayerSelection>,
-    /// What the loss is of: `all` tokens, `question`, `thinking`, `summary`, or `step:N`.
-    #[arg(long, value_name = "WHAT", default_value = "all")]
-    pub loss: LossOf,
+    /// What the loss is of: `all` tokens (default), `question`, `thinking`, `summary`, or `step:N`.
+    #[arg(long, value_name = "WHAT")]
+    pub loss: Option<LossOf>,
     /// Threads.
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<i32>,
+}
+
+/// How probes go.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Probes (--method probe)")]
+pub struct ProbeArgs {
+    /// What probes estimate; `signed` by default.
+    #[arg(long, value_enum)]
+    pub estimator: Option<Estimator>,
+    /// Differences, of two forwards each, for every cell; 1 for `signed` and 8 for `rms` by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pairs: Option<u32>,
+    /// Forwards to spend at most; more than all cells take go where the noise is largest.
+    #[arg(long, value_name = "N")]
+    pub budget: Option<usize>,
+    /// What probes compute with; `model` by default.
+    #[arg(long, value_enum)]
+    pub activations: Option<Activations>,
+    /// Seed of the random signs of `--estimator rms`; 1 by default.
+    #[arg(short, long, value_name = "SEED")]
+    pub seed: Option<u64>,
+}
+
+impl ProbeArgs {
+    /// The first flag that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--estimator", self.estimator.is_some()),
+            ("--pairs", self.pairs.is_some()),
+            ("--budget", self.budget.is_some()),
+            ("--activations", self.activations.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// What probes estimate.
+    pub fn estimator(&self) -> Estimator {
+        self.estimator.unwrap_or(Estimator::Signed)
+    }
+
+    /// Differences for every cell.
+    pub fn pairs(&self) -> usize {
+        let default = match self.estimator() {
+            Estimator::Signed => 1,
+            Estimator::Rms => 8,
+        };
+        self.pairs.map_or(default, |pairs| pairs as usize)
+    }
+
+    /// What probes compute with.
+    pub fn activations(&self) -> Activations {
+        self.activations.unwrap_or(Activations::Model)
+    }
+
+    /// Seed of random signs.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(1)
+    }
 }
 
 /// How saliency is measured.
@@ -66,7 +113,8 @@ pub enum SaliencyMethod {
 }
 
 /// What probes estimate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Estimator {
     /// What scaling a whole block of attention does to the loss, with its sign.
     Signed,
@@ -75,7 +123,8 @@ pub enum Estimator {
 }
 
 /// What probes compute with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Activations {
     /// What the model computes with; quantized products round activations to 8 bits, which is noise to a probe.
     Model,

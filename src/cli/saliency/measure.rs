@@ -8,7 +8,8 @@ use stepflow::gguf::GgmlType;
 use stepflow::llama::{self, Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
 use stepflow::saliency::{self, Pool, Probe, Saliency};
 
-use super::args::{Activations, Estimator, SaliencyArgs, SaliencyMethod};
+use super::args::{Activations, Estimator, LossOf, SaliencyArgs, SaliencyMethod};
+use crate::cli::exit::Usage;
 use crate::cli::report::Progress;
 use crate::cli::setup::Interrupt;
 
@@ -46,30 +47,22 @@ impl Method {
 impl Task<'_> {
     /// The method asked for, or the best that can be had.
     pub fn method(&self) -> anyhow::Result<Method> {
+        self.check_flags()?;
         let needed = saliency::gradient_memory(&self.model, self.tokens.len());
         let limit = self.args.memory.or_else(free_memory).unwrap_or(u64::MAX);
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let too_large = || {
-            let (needed, limit) = (gib(needed), gib(limit));
             (needed > limit)
-                .then(|| format!("a backward pass needs about {needed:.1} GiB, and {limit:.1} GiB may be taken"))
+                .then(|| format!("a backward pass needs about {}, and {} may be taken", size(needed), size(limit)))
         };
         let obstacle = saliency::no_gradient(&self.model).or_else(too_large);
         match (self.args.method, obstacle) {
             (SaliencyMethod::Attention, _) => Ok(Method::Attention),
-            (SaliencyMethod::Probe, _) => match self.args.budget {
-                Some(budget) if budget < self.forwards() => bail!(
-                    "--budget {budget}: all cells of {} layers take {} forwards; raise it, or choose fewer with --layers",
-                    self.layers.len(),
-                    self.forwards()
-                ),
-                _ => Ok(Method::Probe),
-            },
+            (SaliencyMethod::Probe, _) => self.check_budget().map(|()| Method::Probe),
             (SaliencyMethod::Gradient, Some(reason)) => {
                 bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
             }
             (SaliencyMethod::Gradient, None) => {
-                say!("stepflow: the backward pass needs about {:.1} GiB", gib(needed));
+                say!("stepflow: the backward pass needs about {}", size(needed));
                 Ok(Method::Gradient)
             }
             (SaliencyMethod::Auto, None) => Ok(Method::Gradient),
@@ -77,6 +70,32 @@ impl Task<'_> {
                 say!("stepflow: measuring attention alone: {reason}; --method probe estimates, at many forwards");
                 Ok(Method::Attention)
             }
+        }
+    }
+
+    /// No flag may be without effect.
+    fn check_flags(&self) -> Result<(), Usage> {
+        match (self.args.method, self.args.probe.given(), self.args.loss) {
+            (SaliencyMethod::Probe, ..) | (SaliencyMethod::Auto | SaliencyMethod::Gradient, None, _) => Ok(()),
+            (_, Some(flag), _) => Err(Usage(format!("{flag} is for --method probe"))),
+            (_, _, Some(loss)) => Err(Usage(format!("--loss {loss}: --method attention looks at no loss"))),
+            (SaliencyMethod::Attention, None, None) => Ok(()),
+        }
+    }
+
+    fn check_budget(&self) -> anyhow::Result<()> {
+        let needed = self.forwards();
+        match self.args.probe.budget {
+            Some(budget) if budget < needed => {
+                let noise = Probe::n_forwards(self.pool.n_steps(), 0, 0);
+                bail!(Usage(format!(
+                    "--budget {budget}: expected at least {needed} forwards, {noise} to learn how noisy the loss is and {} \
+                     for each cell of {} layers; --layers chooses fewer",
+                    2 * self.args.probe.pairs(),
+                    self.layers.len()
+                )))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -89,18 +108,14 @@ impl Task<'_> {
         })
     }
 
-    /// Probes of each cell, in pairs.
-    fn pairs(&self) -> usize {
-        let default = match self.args.estimator {
-            Estimator::Signed => 1,
-            Estimator::Rms => 8,
-        };
-        self.args.pairs.map_or(default, |pairs| pairs as usize)
-    }
-
     /// Forwards that all probes take.
     fn forwards(&self) -> usize {
-        Probe::n_forwards(self.pool.n_steps(), self.layers.len(), self.pairs())
+        Probe::n_forwards(self.pool.n_steps(), self.layers.len(), self.args.probe.pairs())
+    }
+
+    /// What the loss is of.
+    pub fn loss(&self) -> LossOf {
+        self.args.loss.unwrap_or(LossOf::All)
     }
 
     fn threads(&self) -> i32 {
@@ -144,7 +159,7 @@ impl Task<'_> {
 
     fn probe(&self) -> anyhow::Result<Saliency> {
         let (mut model, mut params) = (self.model.clone(), self.params());
-        if self.args.activations == Activations::F32 {
+        if self.args.probe.activations() == Activations::F32 {
             model = dequantized(&model)?;
             (params.type_k, params.type_v) = (CacheType::F32, CacheType::F32);
         }
@@ -155,15 +170,15 @@ impl Task<'_> {
             counted: &self.counted,
             pool: &self.pool,
             layers: &self.layers,
-            estimator: match self.args.estimator {
+            estimator: match self.args.probe.estimator() {
                 Estimator::Signed => saliency::Estimator::Signed,
                 Estimator::Rms => saliency::Estimator::Rms,
             },
-            pairs: self.pairs(),
-            budget: self.args.budget,
-            seed: self.args.seed,
+            pairs: self.args.probe.pairs(),
+            budget: self.args.probe.budget,
+            seed: self.args.probe.seed(),
         };
-        let mut progress = Progress::new("probe", "forwards", self.args.budget.unwrap_or(self.forwards()));
+        let mut progress = Progress::new("probe", "forwards", self.args.probe.budget.unwrap_or(self.forwards()));
         Ok(probe.run(&mut |done| progress.at(done)).map_err(EngineError::from)?)
     }
 }
@@ -179,6 +194,11 @@ fn dequantized(model: &Model) -> anyhow::Result<Arc<Model>> {
     llama::quantize(model.path(), &path, GgmlType::F32)?;
     // What is mapped stays when its file is gone.
     Ok(Arc::new(Model::load(&path, &ModelParams::default())?))
+}
+
+/// Bytes as a user reads them.
+fn size(bytes: u64) -> String {
+    format!("{:.1}", indicatif::BinaryBytes(bytes))
 }
 
 /// Memory that is free, in bytes, where the system says so.

@@ -5,10 +5,9 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stepflow::saliency::{LayerMetrics, Metric, MetricMap, Saliency};
+use stepflow::saliency::{LayerMetrics, MetricMap, Pattern, Saliency, Verdict};
 use stepflow::trace::{Segment, TraceFile};
 
-use super::args::Activations;
 use super::measure::{Method, Task};
 use crate::cli::output;
 
@@ -21,6 +20,10 @@ pub struct Tables<'a> {
     pub trace: &'a TraceFile,
     pub method: Method,
     pub saliency: &'a Saliency,
+    /// Of every layer.
+    pub metrics: &'a [(usize, LayerMetrics)],
+    pub even: &'a LayerMetrics,
+    pub verdict: &'a Verdict,
 }
 
 /// A row of `cells.csv`. Empty fields belong to methods that estimate.
@@ -62,6 +65,8 @@ struct LayerRow<'a> {
     layer: usize,
     metric: &'a str,
     value: Option<f64>,
+    /// What it would be if every token were looked at alike.
+    even: Option<f64>,
 }
 
 impl Tables<'_> {
@@ -85,7 +90,7 @@ impl Tables<'_> {
 
     /// What the run was.
     fn run(&self) -> anyhow::Result<serde_json::Value> {
-        let loss = self.saliency.loss.map(|nats| json!({ "of": self.task.args.loss.to_string(), "nats": nats }));
+        let loss = self.saliency.loss.map(|nats| json!({ "of": self.task.loss().to_string(), "mean_nats": nats }));
         let mut run = json!({
             "stepflow_saliency": VERSION,
             "stepflow": env!("CARGO_PKG_VERSION"),
@@ -97,8 +102,13 @@ impl Tables<'_> {
             "trace_sha256": self.trace_sha256()?,
             "method": self.method.name(),
             "probe": self.probe(),
+            "interrupted": self.task.interrupt.was_pressed(),
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
+            "verdict": {
+                "shallow_lock_in": self.verdict.shallow_lock_in.as_ref().map(pattern),
+                "deep_decay": self.verdict.deep_decay.as_ref().map(pattern),
+            },
             "n_tokens": self.trace.tokens.len(),
             "n_steps": self.task.pool.n_steps(),
         });
@@ -109,13 +119,15 @@ impl Tables<'_> {
 
     /// How probes were made.
     fn probe(&self) -> Option<serde_json::Value> {
-        let args = self.task.args;
-        let activations = match args.activations {
-            Activations::Model => "model",
-            Activations::F32 => "f32",
-        };
-        (self.method == Method::Probe)
-            .then(|| json!({ "activations": activations, "budget": args.budget, "seed": args.seed }))
+        let probe = &self.task.args.probe;
+        let settings = json!({
+            "estimator": probe.estimator(),
+            "pairs": probe.pairs(),
+            "budget": probe.budget,
+            "activations": probe.activations(),
+            "seed": probe.seed(),
+        });
+        (self.method == Method::Probe).then_some(settings)
     }
 
     /// Of the trace as `--save-trace` writes it, wherever it came from.
@@ -128,8 +140,7 @@ impl Tables<'_> {
     fn steps(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
         for (step, span) in self.trace.steps.iter().enumerate() {
-            let bytes = self.trace.tokens[span.tokens.clone()].iter().flat_map(|token| token.piece.iter().copied());
-            let text = String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned();
+            let text = super::step_text(self.trace, step);
             let (start, end) = (span.tokens.start, span.tokens.end);
             csv.serialize(StepRow { run_id, step, segment: span.segment, start, end, text: &output::cell(&text) })?;
         }
@@ -138,12 +149,10 @@ impl Tables<'_> {
 
     fn layers(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.method.name(), super::segments(self.trace));
-        for layer in &self.saliency.layers {
-            let map =
-                [Metric::Saliency, Metric::Rms, Metric::Attention].into_iter().find_map(|metric| layer.map(metric));
-            for (metric, value) in map.map(|map| LayerMetrics::new(map, &segments).named()).into_iter().flatten() {
-                csv.serialize(LayerRow { run_id, method, layer: layer.layer, metric, value })?;
+        let method = self.method.name();
+        for (layer, metrics) in self.metrics {
+            for ((metric, value), (_, even)) in metrics.named().into_iter().zip(self.even.named()) {
+                csv.serialize(LayerRow { run_id, method, layer: *layer, metric, value, even })?;
             }
         }
         csv.flush()
@@ -181,4 +190,17 @@ impl Tables<'_> {
         }
         csv.flush()
     }
+}
+
+fn pattern(pattern: &Pattern) -> serde_json::Value {
+    let (mean, least, most) = pattern.range();
+    json!({
+        "shown": pattern.is_shown(),
+        "layers": pattern.layers,
+        "layers_looked_at": pattern.shares.iter().map(|(layer, _)| layer).collect::<Vec<_>>(),
+        "mean": mean,
+        "least": least,
+        "most": most,
+        "even": pattern.even,
+    })
 }
