@@ -166,7 +166,7 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     refused(&good, &["--method", "gradient", "--memory", "1K"], 1, "needs about");
     refused(&good, &["--memory", "much"], 2, "such as 8G");
     refused(&good, &["--layers", "12"], 2, "layer 12");
-    refused(&good, &["--loss", "step:9999"], 1, "--loss step:9999");
+    refused(&good, &["--loss", "step:9999"], 2, "--loss step:9999");
     refused(&good, &["--loss", "half"], 2, "step:N");
     refused(Path::new("/nonexistent"), &[], 1, "cannot read /nonexistent");
     std::fs::write(folder.path().join("text"), "Hello").unwrap();
@@ -263,7 +263,7 @@ fn what_ctrl_c_left_unmeasured_is_empty() {
     let (folder, _) = traced();
     let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
     let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap(), "--method", "probe"];
-    let mut running = Running::start(stepflow(args.into_iter().chain(["--estimator", "rms", "--pairs", "50"])));
+    let mut running = Running::start(stepflow(args.into_iter().chain(["--estimator", "rms", "--layers", "0,1"])));
     running.wait_until(|_, stderr| stderr.contains("probe: "));
     running.interrupt();
     let outcome = running.finish();
