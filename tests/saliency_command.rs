@@ -113,7 +113,7 @@ fn layers_and_the_loss_can_be_chosen() {
 fn without_the_memory_for_better_it_takes_attention_and_says_why() {
     let (folder, _) = traced();
     let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
-    let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "--memory", "1K", "-o", out.to_str().unwrap()];
+    let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "--memory", "1M", "-o", out.to_str().unwrap()];
     let outcome = run(stepflow(args));
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("attention alone: a backward pass needs about"), "{outcome:?}");
@@ -238,6 +238,16 @@ fn a_budget_is_kept_and_goes_where_noise_is() {
     let more = cells.iter().filter(|row| probes(row) > 2);
     let before = more.map(|row| error(row) * (probes(row) as f64 / 2.0).sqrt()).fold(f64::INFINITY, f64::min);
     assert!(cells.iter().filter(|row| probes(row) == 2).all(|row| error(row) <= before * 1.0001));
+}
+
+#[test]
+fn maps_that_do_not_fit_into_memory_are_refused_before_any_work() {
+    let (folder, trace) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let args = ["saliency", path.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap(), "--memory", "1K"];
+    let outcome = run(stepflow(args));
+    outcome.assert_fails(1, &format!("maps of {} steps in 12 layers take about", trace.steps.len()));
+    assert!(!out.exists(), "nothing is written");
 }
 
 #[test]

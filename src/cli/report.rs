@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stepflow::engine::{Control, Event, Session, Summary};
 use stepflow::stepflow::Stats;
 use stepflow::trace::{Family, Markers};
@@ -120,20 +120,24 @@ impl PromptProgress {
     }
 }
 
-/// Progress of work whose result comes at its end: a bar on a terminal, a line every tenth elsewhere.
+/// Progress of work whose result comes at its end, and the time that is left: a bar on a terminal, a line every tenth
+/// elsewhere.
 pub struct Progress {
     what: String,
     unit: &'static str,
     total: usize,
     /// Tenths of the work that were told.
     told: usize,
-    bar: Option<ProgressBar>,
+    bar: ProgressBar,
 }
 
 impl Progress {
     /// Of `total` units of work.
     pub fn new(what: &str, unit: &'static str, total: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| bar(what, unit, total));
+        let bar = bar(what, unit, total);
+        if !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
         Self { what: what.to_owned(), unit, total, told: 0, bar }
     }
 
@@ -145,13 +149,11 @@ impl Progress {
     /// So much is done, with this to say of it.
     pub fn say(&mut self, done: usize, so_far: &str) {
         let tenths = done * 10 / self.total.max(1);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(done as u64);
-                bar.set_message(so_far.to_owned());
-            }
-            None if tenths > self.told => say!("{}: {done}/{} {} {so_far}", self.what, self.total, self.unit),
-            None => {}
+        self.bar.set_position(done as u64);
+        self.bar.set_message(so_far.to_owned());
+        if self.bar.is_hidden() && tenths > self.told {
+            let left = HumanDuration(self.bar.eta());
+            say!("{}: {done}/{} {}, {left} left {so_far}", self.what, self.total, self.unit);
         }
         self.told = tenths;
     }

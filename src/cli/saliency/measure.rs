@@ -54,6 +54,14 @@ impl Task<'_> {
             (needed > limit)
                 .then(|| format!("a backward pass needs about {}, and {} may be taken", size(needed), size(limit)))
         };
+        let maps = maps_memory(self.pool.n_steps(), self.layers.len());
+        if maps > limit {
+            let (n, layers) = (self.pool.n_steps(), self.layers.len());
+            let (maps, limit) = (size(maps), size(limit));
+            bail!(
+                "maps of {n} steps in {layers} layers take about {maps}, and {limit} may be taken; --layers chooses fewer"
+            );
+        }
         let obstacle = saliency::no_gradient(&self.model).or_else(too_large);
         match (self.args.method, obstacle) {
             (SaliencyMethod::Attention, _) => Ok(Method::Attention),
@@ -195,6 +203,15 @@ fn dequantized(model: &Model) -> anyhow::Result<Arc<Model>> {
     // What is mapped stays when its file is gone.
     Ok(Arc::new(Model::load(&path, &ModelParams::default())?))
 }
+
+/// Bytes that the maps themselves take.
+fn maps_memory(n_steps: usize, n_layers: usize) -> u64 {
+    let cells = n_steps as u64 * (n_steps as u64 + 1) / 2 * n_layers as u64;
+    cells * BYTES_A_CELL
+}
+
+/// A value and its estimate, what a probe sums up, and a copy for the pictures.
+const BYTES_A_CELL: u64 = 128;
 
 /// Bytes as a user reads them.
 fn size(bytes: u64) -> String {
