@@ -230,14 +230,7 @@ fn template(text: &str) -> String {
 
 /// Layers as the flags write them.
 fn ranges(layers: &BTreeSet<usize>) -> String {
-    let mut ranges: Vec<(usize, usize)> = Vec::new();
-    for &layer in layers {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == layer => *last = layer,
-            _ => ranges.push((layer, layer)),
-        }
-    }
-    if ranges.is_empty() { "none".to_owned() } else { LayerSelection::Ranges(ranges).to_string() }
+    if layers.is_empty() { "none".to_owned() } else { LayerSelection::from_iter(layers.iter().copied()).to_string() }
 }
 
 /// The recommended settings of the samplers.

@@ -48,6 +48,20 @@ impl LayerSelection {
     }
 }
 
+/// Layers in ascending order, as ranges.
+impl FromIterator<usize> for LayerSelection {
+    fn from_iter<I: IntoIterator<Item = usize>>(layers: I) -> Self {
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for layer in layers {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == layer => *last = layer,
+                _ => ranges.push((layer, layer)),
+            }
+        }
+        Self::Ranges(ranges)
+    }
+}
+
 impl FromStr for LayerSelection {
     type Err = ConfigError;
 

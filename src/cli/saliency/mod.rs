@@ -1,4 +1,4 @@
-//! `saliency`: step-to-step maps of a trace, for every layer, as tables.
+//! `saliency`: step-to-step maps of a trace, for every layer, as tables and pictures.
 
 pub mod args;
 mod measure;

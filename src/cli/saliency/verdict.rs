@@ -1,6 +1,7 @@
 //! What a trace shows, in words with numbers.
 
 use stepflow::saliency::{Pattern, Verdict};
+use stepflow::stepflow::LayerSelection;
 
 /// One line for each failure.
 pub fn in_words(verdict: &Verdict) -> String {
@@ -34,18 +35,12 @@ fn line(name: &str, pattern: Option<&Pattern>, what: &str, threshold: &str, unkn
         percent(least),
         percent(most),
         percent(pattern.even),
-        if pattern.layers.is_empty() { "none".to_owned() } else { list(&pattern.layers) },
+        if pattern.layers.is_empty() { "none".to_owned() } else { list(&pattern.layers).to_string() },
     )
 }
 
-/// Layers as a user would write them: `0-6,9`.
-fn list(layers: &[usize]) -> String {
-    let run = |run: &[usize]| match run {
-        [one] => one.to_string(),
-        [first, .., last] => format!("{first}-{last}"),
-        [] => String::new(),
-    };
-    layers.chunk_by(|a, b| a + 1 == *b).map(run).collect::<Vec<_>>().join(",")
+fn list(layers: &[usize]) -> LayerSelection {
+    layers.iter().copied().collect()
 }
 
 #[cfg(test)]
