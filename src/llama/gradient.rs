@@ -3,6 +3,7 @@
 //! llama.cpp can train, and its training graph holds dL/dA of every layer on the way. So it is asked to train one small
 //! tensor of the first layer, and stopped before it would write to it. It computes a whole context at once and counts every
 //! token in the loss; which tokens count here is decided by clearing rows of the labels, and of the gradient of the logits.
+//! Its products over rows are slow, so they are passed over and computed here ([`OutProducts`]).
 
 use std::ffi::{CString, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::backend::{backend, take_complaint};
 use super::hook::HookError;
+use super::out_product::OutProducts;
 use super::tensor::Tensor;
 use super::trampoline::layer_of;
 use super::{LlamaError, MAX_THREADS, Token};
@@ -70,9 +72,10 @@ impl Backward<'_> {
         // Row t predicts token t + 1.
         let counted: Vec<bool> = self.counted[1..].to_vec();
         let n_counted = counted.iter().filter(|counted| **counted).count();
-        let forward = Vec::new();
+        let (forward, products) = (Vec::new(), OutProducts::new(self.n_threads)?);
+        let seen_first_layer = false;
         let mut state =
-            Box::new(State { running: false, counted, forward, visit, seen_first_layer: false, error: None });
+            Box::new(State { running: false, counted, forward, products, visit, seen_first_layer, error: None });
         let address = (&raw mut *state).cast::<c_void>();
         let model = TrainableModel::load(self.model)?;
         let context = TrainingContext::new(&model, n_ctx, self, address)?;
@@ -101,6 +104,7 @@ struct State<'a> {
     counted: Vec<bool>,
     /// The softmax of every layer in the graph that runs.
     forward: Vec<(usize, NonNull<sys::ggml_tensor>)>,
+    products: OutProducts,
     visit: &'a mut dyn FnMut(AttentionGradient<'_>) -> Result<(), HookError>,
     seen_first_layer: bool,
     error: Option<String>,
@@ -123,6 +127,12 @@ impl State<'_> {
                 Ok(false)
             }
             sys::GGML_OP_CROSS_ENTROPY_LOSS_BACK => Ok(true),
+            sys::GGML_OP_OUT_PROD => {
+                // The graph is to pass over it; `visit` computes it.
+                // SAFETY: a node of the graph that runs, at which its thread asks; nothing else looks at it now.
+                unsafe { (*node.raw().as_ptr()).op = sys::GGML_OP_NONE };
+                Ok(true)
+            }
             _ => Ok(layer_of(node.name(), GRADIENT).is_some()),
         }
     }
@@ -135,7 +145,12 @@ impl State<'_> {
             self.clear_uncounted(node, n_rows as f32 / n_counted.max(1) as f32)?;
             return Ok(true);
         }
-        let layer = layer_of(node.name(), GRADIENT).ok_or("stopped at another node")?;
+        if node.op() == sys::GGML_OP_NONE {
+            // SAFETY: as where it was passed over.
+            unsafe { (*node.raw().as_ptr()).op = sys::GGML_OP_OUT_PROD };
+            self.products.compute(node)?;
+        }
+        let Some(layer) = layer_of(node.name(), GRADIENT) else { return Ok(true) };
         let forward = self.forward.iter().find(|(other, _)| *other == layer).ok_or("a gradient of no attention")?.1;
         // SAFETY: it is a node of the graph that runs, kept alive by the softmax's backward node, which comes after.
         let softmax = unsafe { Tensor::new(forward.as_ptr()) }.expect("not null");

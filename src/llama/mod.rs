@@ -11,6 +11,7 @@ mod error;
 mod gradient;
 mod hook;
 mod model;
+mod out_product;
 mod quantize;
 mod tensor;
 mod trampoline;

@@ -67,7 +67,7 @@ impl<'g> Tensor<'g> {
         unsafe { CStr::from_ptr(sys::ggml_type_name(self.get().type_)) }.to_string_lossy().into_owned()
     }
 
-    fn is_host(&self) -> bool {
+    pub fn is_host(&self) -> bool {
         let buffer = self.owner().get().buffer;
         // SAFETY: a non-null buffer of an allocated tensor is valid.
         !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }

@@ -106,8 +106,8 @@ fn say_noise(below_noise: &[Option<StepMap<bool>>]) {
 /// What was run, in a line.
 fn caption(task: &Task<'_>, method: Method) -> String {
     let model = task.model.path().file_name().unwrap_or_default().to_string_lossy();
-    let n = task.tokens.len();
-    format!("{model}, {n} tokens, {} steps, by {}, loss of {}", task.pool.n_steps(), method.name(), task.loss())
+    let loss = if method == Method::Attention { String::new() } else { format!(", loss of {}", task.loss()) };
+    format!("{model}, {} tokens, {} steps, by {}{loss}", task.tokens.len(), task.pool.n_steps(), method.name())
 }
 
 /// The text of a step.

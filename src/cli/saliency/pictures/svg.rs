@@ -1,7 +1,7 @@
 //! Drawing SVG, and turning it into PNG.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -72,16 +72,18 @@ impl Svg {
         let fine = |length: f64, n: usize| (f64::from(ZOOM) * length / n.max(1) as f64).ceil() as usize;
         let (across, down) = (fine(width, columns), fine(height, rows));
         let Some(mut pixels) = Pixmap::new((columns * across) as u32, (rows * down) as u32) else { return };
-        for (index, pixel) in pixels.pixels_mut().iter_mut().enumerate() {
-            let (x, y) = (index % (columns * across), index / (columns * across));
-            if let Some([red, green, blue]) = colour(x / across, y / down) {
-                *pixel = PremultipliedColorU8::from_rgba(red, green, blue, 255).expect("opaque");
+        let paint = |[red, green, blue]: [u8; 3]| PremultipliedColorU8::from_rgba(red, green, blue, 255);
+        for (row, lines) in pixels.pixels_mut().chunks_exact_mut(columns * across * down).enumerate() {
+            let (first, others) = lines.split_at_mut(columns * across);
+            for (column, square) in first.chunks_exact_mut(across).enumerate() {
+                square.fill(colour(column, row).and_then(paint).unwrap_or(PremultipliedColorU8::TRANSPARENT));
             }
+            others.chunks_exact_mut(first.len()).for_each(|line| line.copy_from_slice(first));
         }
         let png = base64::engine::general_purpose::STANDARD.encode(pixels.encode_png().expect("it is in memory"));
         let _ = writeln!(
             self.body,
-            r#"<image x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" preserveAspectRatio="none" href="data:image/png;base64,{png}"/>"#
+            r#"<image x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" preserveAspectRatio="none" image-rendering="optimizeSpeed" href="data:image/png;base64,{png}"/>"#
         );
     }
 
@@ -103,11 +105,14 @@ impl Svg {
 
 /// A drawing as PNG.
 pub fn png(svg: &str) -> anyhow::Result<Vec<u8>> {
-    let mut fonts = fontdb::Database::new();
-    fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
-    let family = fonts.faces().next().map(|face| face.families[0].0.clone()).unwrap_or_default();
-    fonts.set_sans_serif_family(family);
-    let options = Options { fontdb: Arc::new(fonts), ..Options::default() };
+    static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
+        let mut fonts = fontdb::Database::new();
+        fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
+        let family = fonts.faces().next().map(|face| face.families[0].0.clone()).unwrap_or_default();
+        fonts.set_sans_serif_family(family);
+        Arc::new(fonts)
+    });
+    let options = Options { fontdb: FONTS.clone(), ..Options::default() };
     let tree = Tree::from_str(svg, &options)?;
     let size = tree.size();
     let mut pixels =
