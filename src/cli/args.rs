@@ -355,6 +355,10 @@ pub struct ConversationArgs {
     /// Write the conversation's tokens, segments and steps to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub save_trace: Option<PathBuf>,
+    /// Measure the Step-Saliency of the conversation at its end, as `stepflow saliency` does, and leave tables and
+    /// pictures in a folder.
+    #[arg(long, value_name = "DIR")]
+    pub saliency_csv: Option<PathBuf>,
 }
 
 /// What happens to thinking on its way to the user.

@@ -13,7 +13,7 @@ use stepflow::llama::Model;
 use super::args::{ChatArgs, ReasoningFormat, Switch};
 use super::printer::{Printer, Style};
 use super::setup::{self, Interrupt};
-use super::{exit, input, report};
+use super::{exit, input, report, saliency};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
@@ -41,7 +41,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if code != exit::INTERRUPTED {
         report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
     }
-    Ok(code)
+    saliency::of_conversation(args, chat.session, &chat.interrupt, code)
 }
 
 struct Chat<'a> {

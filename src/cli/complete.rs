@@ -8,7 +8,7 @@ use stepflow::engine::{Finish, Request, Sampler, Session};
 use super::args::ChatArgs;
 use super::printer::Style;
 use super::setup::{self, Interrupt};
-use super::{chat, exit, input, report};
+use super::{chat, exit, input, report, saliency};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
@@ -46,5 +46,5 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if summary.finish != Finish::Interrupted {
         report::warn_if_never_engaged(session.stepflow(), session.markers());
     }
-    Ok(exit::of_finish(summary.finish))
+    saliency::of_conversation(args, session, &interrupt, exit::of_finish(summary.finish))
 }

@@ -54,6 +54,12 @@ pub fn read_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The text of a file, or of stdin where it is `-`, without the line break at its end.
+pub fn text_of(path: &Path) -> anyhow::Result<String> {
+    let text = utf8(read_bytes(path)?, &path.display().to_string())?;
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+}
+
 /// A text file without the line break at its end.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
-use stepflow::engine::{self, EngineError, Repair, SessionParams};
+use stepflow::engine::{self, EngineError, Repair};
 use stepflow::gguf::{Gguf, Value};
 use stepflow::llama::{Adapter, ContextParams, Model};
 use stepflow::saliency::no_gradient;
@@ -116,13 +116,7 @@ impl Thinking {
     fn new(model: &Model, args: &StepFlowArgs) -> Self {
         let given =
             args.family.family.is_some() || args.family.think_start.is_some() || args.family.think_end.is_some();
-        let params = SessionParams {
-            family: args.family.family,
-            think_start: args.family.think_start.clone(),
-            think_end: args.family.think_end.clone(),
-            ..SessionParams::default()
-        };
-        let (family, found, markers) = engine::markers_of(model, &params);
+        let (family, found, markers) = engine::markers_of(model, &setup::family_params(&args.family));
         let in_vocabulary = || Family::detect(|text| model.token_of(text).is_some(), None).is_some();
         let family_from = match found {
             _ if given => "flags",

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use anyhow::Context as _;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stepflow::engine::{Control, Event, Session, Summary};
 use stepflow::stepflow::Stats;
@@ -77,7 +78,11 @@ pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
 /// # Errors
 /// When it could not.
 pub fn check_files(args: &ConversationArgs) -> anyhow::Result<()> {
-    args.stats.iter().chain(&args.save_trace).try_for_each(|path| output::check_writable(path))
+    if let Some(folder) = &args.saliency_csv {
+        std::fs::create_dir_all(folder).with_context(|| format!("--saliency-csv {}", folder.display()))?;
+    }
+    let table = args.saliency_csv.as_ref().map(|folder| folder.join("cells.csv"));
+    args.stats.iter().chain(&args.save_trace).chain(&table).try_for_each(|path| output::check_writable(path))
 }
 
 /// A user who asked for StepFlow learns when it had nothing to do.

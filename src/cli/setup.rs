@@ -10,7 +10,7 @@ use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::args::{ContextArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
+use super::args::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
 use super::{config_file, download, exit, input};
 
 /// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.
@@ -171,11 +171,19 @@ pub fn session_params(
     Ok(SessionParams {
         context: context_params(context, interrupt),
         stepflow: config,
-        family: stepflow.family.family,
-        think_start: stepflow.family.think_start.clone(),
-        think_end: stepflow.family.think_end.clone(),
         lora: lora.map(Path::to_owned),
+        ..family_params(&stepflow.family)
     })
+}
+
+/// A session in which nothing but the family is set.
+pub fn family_params(args: &FamilyArgs) -> SessionParams {
+    SessionParams {
+        family: args.family,
+        think_start: args.think_start.clone(),
+        think_end: args.think_end.clone(),
+        ..SessionParams::default()
+    }
 }
 
 /// The sampler chain: what the flags say, else what the model recommends, else llama.cpp's defaults.

@@ -2,12 +2,13 @@
 //!
 //! A [`Session`] turns the tokens of a prompt into a stream of [`Event`]s; [`ChatTemplate`] makes the prompt, [`Sampler`]
 //! chooses the tokens, and [`Repair`] is StepFlow as a graph hook. [`score`] scores a given text instead; it needs no
-//! more than a context, which [`open`] makes.
+//! more than a context, which [`open`] makes. [`recorded`] makes a trace of a conversation that was had elsewhere.
 
 mod answer;
 mod events;
 mod open;
 mod parallel;
+mod recorded;
 mod repair;
 mod sampling;
 mod score;
@@ -17,6 +18,7 @@ mod template;
 pub use events::{Event, Finish, Request, Summary};
 pub use open::{load_adapter, open, warm_up};
 pub use parallel::{Generated, Job, Parallel};
+pub use recorded::{RecordedError, recorded};
 pub use repair::{Control, Repair};
 pub use sampling::{Sampler, SamplerKind, SamplingParams};
 pub use score::{label, score};

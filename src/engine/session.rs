@@ -190,17 +190,7 @@ impl Session {
 
     /// The sequence so far, with its segments and steps.
     pub fn trace(&self) -> TraceFile {
-        let model = self.model();
-        let labelled = self.tokens.iter().zip(self.tracker.segments());
-        TraceFile {
-            model: about(model),
-            family: self.family,
-            markers: self.markers.clone(),
-            tokens: labelled
-                .map(|(&token, &segment)| TraceToken { id: token.0, piece: model.piece(token), segment })
-                .collect(),
-            steps: self.tracker.steps(),
-        }
+        trace_file(self.model(), self.family, &self.markers, &self.tokens, &self.tracker)
     }
 
     /// Keeps what cache and request have in common, up to the opening of the answer. Returns its length.
@@ -282,6 +272,26 @@ impl Session {
         self.context.decode(&batch)?;
         self.n_decoded += batch.rows.len();
         check_offered(&self.context, self.control.as_ref())
+    }
+}
+
+/// The trace of tokens that a tracker has seen.
+pub(super) fn trace_file(
+    model: &Model,
+    family: Family,
+    markers: &Markers,
+    tokens: &[Token],
+    tracker: &Tracker,
+) -> TraceFile {
+    let labelled = tokens.iter().zip(tracker.segments());
+    TraceFile {
+        model: about(model),
+        family,
+        markers: markers.clone(),
+        tokens: labelled
+            .map(|(&token, &segment)| TraceToken { id: token.0, piece: model.piece(token), segment })
+            .collect(),
+        steps: tracker.steps(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a layer's map says in a few numbers.
 //!
-//! All are of the row-normalised map: how each query step shares itself among the steps it can see.
+//! Shares are of the row-normalised map: how each query step shares itself among the steps it can see. Intensities are of
+//! the map itself, and as the authors' released code defines them.
 
 use crate::trace::Segment;
 
@@ -17,6 +18,12 @@ pub struct LayerMetrics {
     /// Mean share that a summary step gives to the thinking. Near 0, the thinking is out of sight: Deep Decay, where it
     /// happens in deep layers.
     pub summary_to_thinking: Option<f64>,
+    /// Mean of the map over all pairs of summary steps, masked ones counted as 0, in its unit: final-block intensity.
+    pub final_block: Option<f64>,
+    /// The same of thinking steps: analysis-block intensity.
+    pub analysis_block: Option<f64>,
+    /// The first of these over the second. Far above 1, the summary turns on itself.
+    pub final_to_analysis: Option<f64>,
 }
 
 impl LayerMetrics {
@@ -31,6 +38,13 @@ impl LayerMetrics {
         let of = |segment| (0..segments.len()).filter(move |&step| segments[step] == segment);
         // The first two steps of a trace see nothing but themselves and the step before.
         let lock_in = of(Segment::Thinking).filter(|&step| step >= 2);
+        let block = |segment| {
+            let n = of(segment).count();
+            let row = |query| of(segment).take_while(move |&key| key <= query).map(move |key| map.get(query, key));
+            (n > 0).then(|| of(segment).flat_map(row).sum::<f64>() / (n * n) as f64)
+        };
+        let (final_block, analysis_block) = (block(Segment::Summary), block(Segment::Thinking));
+        let ratio = |(summary, thinking): (f64, f64)| (thinking > 0.0).then_some(summary / thinking);
         Self {
             lock_in: mean(lock_in.filter_map(|query| share(query, &|key| key + 1 >= query))),
             question_share: mean(
@@ -39,25 +53,31 @@ impl LayerMetrics {
             summary_to_thinking: mean(
                 of(Segment::Summary).filter_map(|query| share(query, &|key| segments[key] == Segment::Thinking)),
             ),
+            final_block,
+            analysis_block,
+            final_to_analysis: final_block.zip(analysis_block).and_then(ratio),
         }
     }
 
-    /// Of a map that is the same everywhere: what every share would be if each token looked at all before it alike.
+    /// Of a map that is the same everywhere: what shares and ratios would be if each token looked at all before it alike.
     pub fn even(pool: &Pool, segments: &[Segment]) -> Self {
         let mut map = StepMap::new(pool.n_steps());
         for query in 0..pool.n_tokens() {
             pool.add(&mut map, query, std::iter::repeat_n(1.0, query + 1));
         }
         pool.mean(&mut map, 1);
-        Self::new(&map, segments)
+        Self { final_block: None, analysis_block: None, ..Self::new(&map, segments) }
     }
 
-    /// Names and values.
-    pub fn named(&self) -> [(&'static str, Option<f64>); 3] {
+    /// Names and values, the shares first.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 6] {
         [
             ("lock_in", self.lock_in),
             ("question_share", self.question_share),
             ("summary_to_thinking", self.summary_to_thinking),
+            ("final_block", self.final_block),
+            ("analysis_block", self.analysis_block),
+            ("final_to_analysis", self.final_to_analysis),
         ]
     }
 }
@@ -84,7 +104,11 @@ mod tests {
         assert_eq!(metrics.lock_in, Some(0.75));
         assert_eq!(metrics.question_share, Some(0.5));
         assert_eq!(metrics.summary_to_thinking, Some(0.375));
+        // One of four pairs of thinking steps is masked.
+        assert_eq!((metrics.final_block, metrics.analysis_block), (Some(1.0), Some(4.0 / 4.0)));
+        assert_eq!(metrics.final_to_analysis, Some(1.0));
         let none = LayerMetrics::new(&StepMap::new(2), &[Question, Thinking]);
-        assert_eq!(none, LayerMetrics::default(), "a row of zeros has no shares");
+        let nothing = LayerMetrics { analysis_block: Some(0.0), ..LayerMetrics::default() };
+        assert_eq!(none, nothing, "a row of zeros has no shares");
     }
 }

@@ -66,13 +66,7 @@ impl Task {
             let (id, n) = (&problems[at].id, prompts[at].0.len());
             bail!("problem {id} has {n} tokens and a context holds {}; use a larger -c", context.n_ctx);
         }
-        let params = SessionParams {
-            context,
-            family: args.family.family,
-            think_start: args.family.think_start.clone(),
-            think_end: args.family.think_end.clone(),
-            ..SessionParams::default()
-        };
+        let params = SessionParams { context, ..setup::family_params(&args.family) };
         let settings = settings(args, &sampling, &params, system.as_deref());
         Ok(Self {
             name,

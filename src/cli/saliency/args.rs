@@ -2,24 +2,89 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
 
-use crate::cli::args::{ModelArgs, threads};
+use crate::cli::args::{FamilyArgs, ModelArgs, TemplateArgs, threads};
 
 /// Step-Saliency.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct SaliencyArgs {
-    /// The trace, as --save-trace writes it; `-` for stdin.
-    #[arg(value_name = "TRACE")]
-    pub trace: PathBuf,
+    /// What to do instead of measuring.
+    #[command(subcommand)]
+    pub command: Option<SaliencyCommand>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub input: InputArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
-    /// Folder for the tables, the pictures and index.html.
+    /// Folder for the tables, the pictures and index.html; of several traces each gets a folder in it.
     #[arg(short, long, value_name = "DIR", default_value = "saliency")]
     pub out: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tables: TableArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub measure: MeasureArgs,
+}
+
+/// What `saliency` does instead of measuring.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SaliencyCommand {
+    /// Set two runs, or two folders of runs, side by side.
+    Compare(CompareArgs),
+}
+
+/// Comparing.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// Folder of a run of `saliency`, or of several.
+    pub a: PathBuf,
+    /// What to compare it with.
+    pub b: PathBuf,
+    /// Folder for the tables and the pictures.
+    #[arg(short, long, value_name = "DIR", default_value = "comparison")]
+    pub out: PathBuf,
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone, Args)]
+pub struct InputArgs {
+    /// Traces, as --save-trace writes them, or conversations as JSONL; `-` for stdin.
+    #[arg(value_name = "TRACE", required_unless_present = "prompt")]
+    pub files: Vec<PathBuf>,
+    /// A prompt, in place of a trace; --reply is what the model said to it.
+    #[arg(short, long, value_name = "PROMPT", requires = "reply", conflicts_with = "files")]
+    pub prompt: Option<String>,
+    /// File with the reply, thinking included; `-` for stdin.
+    #[arg(long, value_name = "FILE", requires = "prompt")]
+    pub reply: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: TemplateArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub family: FamilyArgs,
+}
+
+/// Tables beside cells.csv.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TableArgs {
+    /// Write cells.parquet too: cells.csv in columns, to be read faster.
+    #[arg(long)]
+    pub parquet: bool,
+    /// Write layers/NN.csv too: each layer as a matrix, query steps down, key steps across.
+    #[arg(long)]
+    pub wide: bool,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Args)]
+pub struct MeasureArgs {
     /// How to measure.
     #[arg(long, value_enum, default_value_t = SaliencyMethod::Auto)]
     pub method: SaliencyMethod,
@@ -40,8 +105,16 @@ pub struct SaliencyArgs {
     pub threads: Option<i32>,
 }
 
+impl MeasureArgs {
+    /// All as it is without flags.
+    pub fn automatic(threads: Option<i32>) -> Self {
+        let probe = ProbeArgs::default();
+        Self { method: SaliencyMethod::Auto, probe, memory: None, layers: None, loss: None, threads }
+    }
+}
+
 /// How probes go.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Probes (--method probe)")]
 pub struct ProbeArgs {
     /// What probes estimate; `signed` by default.

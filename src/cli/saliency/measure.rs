@@ -1,5 +1,6 @@
 //! Which method measures a trace, and its running.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -8,21 +9,24 @@ use stepflow::gguf::GgmlType;
 use stepflow::llama::{self, Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
 use stepflow::saliency::{self, Pool, Probe, Saliency};
 
-use super::args::{Activations, Estimator, LossOf, SaliencyArgs, SaliencyMethod};
+use super::args::{Activations, Estimator, LossOf, MeasureArgs, SaliencyMethod, TableArgs};
 use crate::cli::exit::Usage;
 use crate::cli::report::Progress;
 use crate::cli::setup::Interrupt;
 
 /// What is to be measured.
 pub struct Task<'a> {
-    pub args: &'a SaliencyArgs,
+    pub args: &'a MeasureArgs,
+    pub tables: &'a TableArgs,
+    /// Folder for what is found.
+    pub out: &'a Path,
     pub model: Arc<Model>,
     pub tokens: Vec<Token>,
     /// Whether the loss counts each.
     pub counted: Vec<bool>,
     pub pool: Pool,
     pub layers: Vec<usize>,
-    pub interrupt: Interrupt,
+    pub interrupt: &'a Interrupt,
 }
 
 /// How it is measured, once that is settled.

@@ -1,21 +1,29 @@
 //! `saliency`: step-to-step maps of a trace, for every layer, as tables and pictures.
 
 pub mod args;
+mod input;
 mod measure;
+mod parquet;
 mod pictures;
 mod tables;
 mod trace;
 mod verdict;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use anyhow::{Context as _, bail};
+use stepflow::engine::Session;
+use stepflow::llama::Model;
 use stepflow::saliency::{LayerMetrics, Metric, Pool, Saliency, StepMap, Verdict};
 use stepflow::stepflow::Side;
 use stepflow::trace::{Segment, TraceFile};
 
+use super::args::ChatArgs;
 use super::exit::{self, Usage};
 use super::output;
 use super::setup::{self, Interrupt};
-use args::{LossOf, SaliencyArgs};
+use args::{LossOf, MeasureArgs, SaliencyArgs, TableArgs};
 use measure::{Method, Task};
 use pictures::Pictures;
 use tables::Tables;
@@ -23,37 +31,103 @@ use tables::Tables;
 /// Runs the command.
 pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
-    let trace = trace::read(&args.trace)?;
+    let inputs = input::read(&args.input)?;
     let model = setup::load_model(&args.model)?;
-    let tokens = trace::tokens(&trace, &model)?;
-    let layers = match &args.layers {
-        Some(layers) => layers.resolve(model.n_layer(), Side::Shallow).map_err(stepflow::engine::EngineError::from)?,
-        None => (0..model.n_layer()).collect(),
-    };
-    if layers.is_empty() {
-        bail!(Usage(format!("--layers: expected a layer at least, found none of {}", model.n_layer())));
-    }
-    let pool = Pool::new(trace.steps.iter().map(|step| step.tokens.clone()));
-    let loss = args.loss.unwrap_or(LossOf::All);
-    let counted: Vec<bool> = (0..tokens.len()).map(|token| counts(loss, &trace, &pool, token)).collect();
-    if !counted[1..].contains(&true) {
-        bail!(Usage(format!("--loss {loss}: the trace has no such tokens after its first")));
-    }
-    let task = Task { args, model, tokens, counted, pool, layers: layers.into_iter().collect(), interrupt };
-    let method = task.method()?;
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    output::check_writable(&args.out.join("cells.csv"))?;
-    let saliency = task.measure(method)?;
-    show(&task, &trace, method, &saliency)?;
-    if task.interrupt.was_pressed() {
-        say!("stepflow: interrupted: cells that were not measured are empty");
-        return Ok(exit::INTERRUPTED);
+    let n = inputs.len();
+    for (i, input) in inputs.into_iter().enumerate() {
+        let out = if n == 1 { args.out.clone() } else { args.out.join(&input.name) };
+        if n > 1 {
+            say!("stepflow: {} of {n}: {}", i + 1, input.name);
+        }
+        let name = input.name.clone();
+        let trace = input.trace(&args.input, &model)?;
+        let settings = Settings { measure: &args.measure, tables: &args.tables, out, interrupt: &interrupt };
+        let found = settings.run(model.clone(), &trace).with_context(|| name.clone())?;
+        let title = if n == 1 { String::new() } else { format!("{name}\n") };
+        output::write_result(None, |out| write!(out, "{title}{}", found.verdict))?;
+        if found.interrupted {
+            return Ok(exit::INTERRUPTED);
+        }
     }
     Ok(exit::OK)
 }
 
-/// Writes all files, and says what the trace shows.
-fn show(task: &Task<'_>, trace: &TraceFile, method: Method, saliency: &Saliency) -> anyhow::Result<()> {
+/// Measures a conversation that has come to its end, as `saliency` without flags would, if the flags ask for it. `code`
+/// is the exit code so far; returns the one to end with.
+pub fn of_conversation(args: &ChatArgs, session: Session, interrupt: &Interrupt, code: u8) -> anyhow::Result<u8> {
+    let Some(out) = args.conversation.saliency_csv.clone().filter(|_| code != exit::INTERRUPTED) else {
+        return Ok(code);
+    };
+    let (trace, model) = (session.trace(), session.model().clone());
+    // Its memory may be what measuring needs.
+    drop(session);
+    let (measure, tables) = (MeasureArgs::automatic(args.context.threads), TableArgs::default());
+    let found = Settings { measure: &measure, tables: &tables, out, interrupt }.run(model, &trace)?;
+    // Stdout holds the answer.
+    found.verdict.lines().for_each(|line| say!("{line}"));
+    Ok(if found.interrupted { exit::INTERRUPTED } else { code })
+}
+
+/// How to measure, and where to leave what is found.
+struct Settings<'a> {
+    measure: &'a MeasureArgs,
+    tables: &'a TableArgs,
+    out: PathBuf,
+    interrupt: &'a Interrupt,
+}
+
+/// What a trace was found to show.
+struct Found {
+    /// In words.
+    verdict: String,
+    interrupted: bool,
+}
+
+impl Settings<'_> {
+    /// Measures a trace and writes all files.
+    fn run(self, model: Arc<Model>, trace: &TraceFile) -> anyhow::Result<Found> {
+        let task = self.task(model, trace)?;
+        let method = task.method()?;
+        std::fs::create_dir_all(task.out).with_context(|| task.out.display().to_string())?;
+        output::check_writable(&task.out.join("cells.csv"))?;
+        let saliency = task.measure(method).inspect_err(|_| {
+            // Only where it is empty.
+            let _ = std::fs::remove_dir(task.out);
+        })?;
+        let verdict = show(&task, trace, method, &saliency)?;
+        let interrupted = task.interrupt.was_pressed();
+        if interrupted {
+            say!("stepflow: interrupted: cells that were not measured are empty");
+        }
+        Ok(Found { verdict: verdict::in_words(&verdict), interrupted })
+    }
+
+    fn task(&self, model: Arc<Model>, trace: &TraceFile) -> anyhow::Result<Task<'_>> {
+        let tokens = trace::tokens(trace, &model)?;
+        let n_layer = model.n_layer();
+        let layers: Vec<usize> = match &self.measure.layers {
+            Some(layers) => {
+                let layers = layers.resolve(n_layer, Side::Shallow).map_err(stepflow::engine::EngineError::from)?;
+                layers.into_iter().collect()
+            }
+            None => (0..n_layer).collect(),
+        };
+        if layers.is_empty() {
+            bail!(Usage(format!("--layers: expected a layer at least, found none of {n_layer}")));
+        }
+        let pool = Pool::new(trace.steps.iter().map(|step| step.tokens.clone()));
+        let loss = self.measure.loss.unwrap_or(LossOf::All);
+        let counted: Vec<bool> = (0..tokens.len()).map(|token| counts(loss, trace, &pool, token)).collect();
+        if !counted[1..].contains(&true) {
+            bail!(Usage(format!("--loss {loss}: the trace has no such tokens after its first")));
+        }
+        let Self { measure: args, tables, ref out, interrupt } = *self;
+        Ok(Task { args, tables, out, model, tokens, counted, pool, layers, interrupt })
+    }
+}
+
+/// Writes all files. Returns what the trace shows.
+fn show(task: &Task<'_>, trace: &TraceFile, method: Method, saliency: &Saliency) -> anyhow::Result<Verdict> {
     let segments = segments(trace);
     let magnitudes: Vec<_> = saliency.layers.iter().map(|layer| (layer.layer, layer.magnitudes())).collect();
     let metric = magnitudes.first().map_or(Metric::Saliency, |(_, (metric, _))| *metric);
@@ -79,13 +153,13 @@ fn show(task: &Task<'_>, trace: &TraceFile, method: Method, saliency: &Saliency)
         even,
         caption: caption(task, method),
     };
-    pictures.write(&task.args.out)?;
-    let (n, out) = (saliency.layers.len(), task.args.out.display());
+    pictures.write(task.out)?;
+    let (n, out) = (saliency.layers.len(), task.out.display());
     say!(
         "stepflow: {n} layers, {} steps; {out}/index.html shows them, {out}/cells.csv lists them",
         task.pool.n_steps()
     );
-    output::write_result(None, |out| out.write_all(verdict::in_words(&verdict).as_bytes()))
+    Ok(verdict)
 }
 
 /// Cells below noise, and all that were measured.

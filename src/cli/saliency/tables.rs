@@ -1,14 +1,15 @@
-//! The tables of a saliency run: tidy CSV, one row a number.
+//! The tables of a saliency run: tidy CSV, one row a number; and where asked for, the same as Parquet and as matrices.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stepflow::saliency::{LayerMetrics, MetricMap, Pattern, Saliency, Verdict};
+use stepflow::saliency::{LayerMaps, LayerMetrics, MetricMap, Pattern, Saliency, Verdict};
 use stepflow::trace::{Segment, TraceFile};
 
 use super::measure::{Method, Task};
+use super::parquet;
 use crate::cli::output;
 
 /// Of the format of these files.
@@ -28,22 +29,22 @@ pub struct Tables<'a> {
 
 /// A row of `cells.csv`. Empty fields belong to methods that estimate.
 #[derive(Serialize)]
-struct Cell<'a> {
-    run_id: &'a str,
-    method: &'a str,
-    layer: usize,
-    query_step: usize,
-    key_step: usize,
-    query_segment: Segment,
-    key_segment: Segment,
-    n_pairs: usize,
-    metric: &'a str,
-    value: Option<f64>,
-    se: Option<f64>,
-    n_probes: Option<usize>,
-    eps: Option<f64>,
-    below_noise: Option<bool>,
-    curvature: Option<f64>,
+pub struct Cell<'a> {
+    pub run_id: &'a str,
+    pub method: &'a str,
+    pub layer: usize,
+    pub query_step: usize,
+    pub key_step: usize,
+    pub query_segment: Segment,
+    pub key_segment: Segment,
+    pub n_pairs: usize,
+    pub metric: &'a str,
+    pub value: Option<f64>,
+    pub se: Option<f64>,
+    pub n_probes: Option<usize>,
+    pub eps: Option<f64>,
+    pub below_noise: Option<bool>,
+    pub curvature: Option<f64>,
 }
 
 /// A row of `steps.csv`; `end` is the token after the last.
@@ -77,11 +78,19 @@ impl Tables<'_> {
         self.file("steps.csv", |out| self.steps(id, out))?;
         self.file("layers.csv", |out| self.layers(id, out))?;
         self.file("cells.csv", |out| self.cells(id, out))?;
+        if self.task.tables.parquet {
+            let groups = self.saliency.layers.iter().map(|layer| self.cells_of(id, layer));
+            let bytes = parquet::table(groups)?;
+            self.file("cells.parquet", |out| out.write_all(&bytes))?;
+        }
+        if self.task.tables.wide {
+            self.matrices()?;
+        }
         self.file("run.json", |out| writeln!(out, "{run:#}"))
     }
 
     fn file(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-        output::write_file(&self.task.args.out.join(name), |out| {
+        output::write_file(&self.task.out.join(name), |out| {
             let mut buffered = io::BufWriter::new(out);
             write(&mut buffered)?;
             buffered.flush()
@@ -160,35 +169,71 @@ impl Tables<'_> {
 
     fn cells(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
         let mut csv = csv::Writer::from_writer(out);
-        let (method, segments) = (self.method.name(), super::segments(self.trace));
-        for layer in &self.saliency.layers {
-            for MetricMap { metric, values, estimates } in &layer.maps {
-                for query_step in 0..values.n_steps() {
-                    for (key_step, &value) in values.row(query_step).iter().enumerate() {
-                        let measured = !value.is_nan();
-                        let estimate = estimates.as_ref().map(|map| map.get(query_step, key_step)).filter(|_| measured);
-                        csv.serialize(Cell {
-                            run_id,
-                            method,
-                            layer: layer.layer,
-                            query_step,
-                            key_step,
-                            query_segment: segments[query_step],
-                            key_segment: segments[key_step],
-                            n_pairs: self.task.pool.n_pairs(query_step, key_step),
-                            metric: metric.name(),
-                            value: measured.then_some(value),
-                            se: estimate.map(|estimate| estimate.se),
-                            n_probes: estimate.map(|estimate| estimate.n_probes),
-                            eps: estimate.map(|estimate| estimate.eps),
-                            below_noise: estimate.map(|estimate| estimate.below_noise(value)),
-                            curvature: estimate.map(|estimate| estimate.curvature),
-                        })?;
-                    }
-                }
-            }
+        for cell in self.saliency.layers.iter().flat_map(|layer| self.cells_of(run_id, layer)) {
+            csv.serialize(cell)?;
         }
         csv.flush()
+    }
+
+    /// The rows of a layer.
+    fn cells_of<'a>(&'a self, run_id: &'a str, layer: &'a LayerMaps) -> impl Iterator<Item = Cell<'a>> {
+        layer.maps.iter().flat_map(move |map| {
+            let pairs = (0..map.values.n_steps()).flat_map(|query| (0..=query).map(move |key| (query, key)));
+            pairs.map(move |(query, key)| self.cell(run_id, layer.layer, map, query, key))
+        })
+    }
+
+    fn cell<'a>(
+        &'a self,
+        run_id: &'a str,
+        layer: usize,
+        map: &MetricMap,
+        query_step: usize,
+        key_step: usize,
+    ) -> Cell<'a> {
+        let value = map.values.get(query_step, key_step);
+        let measured = !value.is_nan();
+        let estimate = map.estimates.as_ref().map(|map| map.get(query_step, key_step)).filter(|_| measured);
+        Cell {
+            run_id,
+            method: self.method.name(),
+            layer,
+            query_step,
+            key_step,
+            query_segment: self.trace.steps[query_step].segment,
+            key_segment: self.trace.steps[key_step].segment,
+            n_pairs: self.task.pool.n_pairs(query_step, key_step),
+            metric: map.metric.name(),
+            value: measured.then_some(value),
+            se: estimate.map(|estimate| estimate.se),
+            n_probes: estimate.map(|estimate| estimate.n_probes),
+            eps: estimate.map(|estimate| estimate.eps),
+            below_noise: estimate.map(|estimate| estimate.below_noise(value)),
+            curvature: estimate.map(|estimate| estimate.curvature),
+        }
+    }
+
+    /// Each layer's most telling map as a matrix: a row for each query step, a column for each key step.
+    fn matrices(&self) -> anyhow::Result<()> {
+        let folder = self.task.out.join("layers");
+        std::fs::create_dir_all(&folder)?;
+        for layer in &self.saliency.layers {
+            let (metric, _) = layer.magnitudes();
+            let Some(map) = layer.map(metric) else { continue };
+            output::write_file(&folder.join(format!("{:02}.csv", layer.layer)), |out| {
+                let mut csv = csv::Writer::from_writer(out);
+                let keys = (0..map.n_steps()).map(|key| key.to_string());
+                csv.write_record(std::iter::once("query_step".to_owned()).chain(keys))?;
+                for query in 0..map.n_steps() {
+                    let measured = |value: &f64| if value.is_nan() { String::new() } else { value.to_string() };
+                    let masked = std::iter::repeat_n(String::new(), map.n_steps() - query - 1);
+                    let row = std::iter::once(query.to_string()).chain(map.row(query).iter().map(measured));
+                    csv.write_record(row.chain(masked))?;
+                }
+                csv.flush()
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -1,25 +1,14 @@
-//! The trace to measure, and whether a model can read it.
+//! Whether a trace can be measured, and a model reads it as it is.
 
-use std::path::Path;
-
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use stepflow::llama::{Model, Token};
 use stepflow::trace::TraceFile;
 
-use crate::cli::input;
-
-/// The trace in a file, or on stdin.
-pub fn read(path: &Path) -> anyhow::Result<TraceFile> {
-    let bytes = input::read_bytes(path)?;
-    let trace = TraceFile::read(&bytes).with_context(|| path.display().to_string())?;
-    if trace.steps.len() < 2 || trace.tokens.len() < 2 {
-        bail!("{}: expected a trace of at least two steps, found {}", path.display(), trace.steps.len());
-    }
-    Ok(trace)
-}
-
 /// The trace's tokens, which the model must read as the trace does.
 pub fn tokens(trace: &TraceFile, model: &Model) -> anyhow::Result<Vec<Token>> {
+    if trace.steps.len() < 2 || trace.tokens.len() < 2 {
+        bail!("expected a trace of at least two steps, found {}", trace.steps.len());
+    }
     for (position, token) in trace.tokens.iter().enumerate() {
         let known = usize::try_from(token.id).is_ok_and(|id| id < model.n_vocab());
         let piece = if known { model.piece(Token(token.id)) } else { Vec::new() };

@@ -1,0 +1,170 @@
+//! What is to be measured: traces, or conversations that become traces.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use stepflow::engine::{Message, recorded};
+use stepflow::llama::Model;
+use stepflow::trace::TraceFile;
+
+use super::args::InputArgs;
+use crate::cli::exit::Usage;
+use crate::cli::{input, setup};
+
+/// A trace, or what becomes one once there is a model.
+pub struct Input {
+    /// Where it comes from.
+    pub name: String,
+    source: Source,
+}
+
+enum Source {
+    Trace(TraceFile),
+    Conversation(Vec<Message>),
+}
+
+/// A line of a JSONL file.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected {\"messages\": [...]}, {\"prompt\": \"...\", \"reply\": \"...\"}, or a message with \
+    \"role\" and \"content\" as text"
+)]
+enum Line {
+    Conversation { messages: Vec<Message> },
+    Pair { prompt: String, reply: String },
+    Message(Message),
+}
+
+/// Reads all that the flags name.
+pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Input>> {
+    if let (Some(prompt), Some(reply)) = (&args.prompt, &args.reply) {
+        let source = Source::Conversation(pair(input::unescape(prompt), input::text_of(reply)?));
+        return Ok(vec![Input { name: "reply".to_owned(), source }]);
+    }
+    let mut inputs: Vec<Input> = Vec::new();
+    for path in &args.files {
+        for input in read_file(path).with_context(|| path.display().to_string())? {
+            if inputs.iter().any(|other| other.name == input.name) {
+                bail!(Usage(format!("two traces are called {}; give their files different names", input.name)));
+            }
+            inputs.push(input);
+        }
+    }
+    args.check(&inputs)?;
+    Ok(inputs)
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<Input>> {
+    let bytes = input::read_bytes(path)?;
+    let stem = path.file_stem().filter(|_| path.as_os_str() != "-");
+    let name = stem.map_or("stdin".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    // Inside of a text these quotes would be escaped.
+    let key = b"\"stepflow_trace\"";
+    if bytes.windows(key.len()).any(|window| window == key) {
+        return Ok(vec![Input { name, source: Source::Trace(TraceFile::read(&bytes)?) }]);
+    }
+    let mut conversations = conversations(&bytes)?;
+    let several = conversations.len() > 1;
+    let numbered = |i: usize| if several { format!("{name}-{}", i + 1) } else { name.clone() };
+    Ok(conversations
+        .drain(..)
+        .enumerate()
+        .map(|(i, messages)| Input { name: numbered(i), source: Source::Conversation(messages) })
+        .collect())
+}
+
+/// The conversations of a JSONL file: one a line, or one of which each line is a message.
+fn conversations(bytes: &[u8]) -> anyhow::Result<Vec<Vec<Message>>> {
+    let (mut conversations, mut messages) = (Vec::new(), Vec::new());
+    for (i, line) in bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()) {
+        let line: Line = serde_json::from_slice(line).map_err(|error| {
+            let reason = error.to_string().replace(char::is_control, " ");
+            anyhow::anyhow!("neither a trace of --save-trace nor a conversation as JSONL: line {}: {reason}", i + 1)
+        })?;
+        match line {
+            Line::Conversation { messages } => conversations.push(messages),
+            Line::Pair { prompt, reply } => conversations.push(pair(prompt, reply)),
+            Line::Message(message) => messages.push(message),
+        }
+    }
+    match (conversations.is_empty(), messages.is_empty()) {
+        (true, true) => bail!("it is empty; expected a trace of --save-trace or a conversation as JSONL"),
+        (true, false) => Ok(vec![messages]),
+        (false, true) => Ok(conversations),
+        (false, false) => bail!("some lines are messages, others whole conversations; expected one or the other"),
+    }
+}
+
+fn pair(prompt: String, reply: String) -> Vec<Message> {
+    vec![Message::new("user", prompt), Message::new("assistant", reply)]
+}
+
+impl InputArgs {
+    /// No flag may be without effect.
+    fn check(&self, inputs: &[Input]) -> Result<(), Usage> {
+        let flags = [
+            ("--family", self.family.family.is_some()),
+            ("--think-start", self.family.think_start.is_some()),
+            ("--think-end", self.family.think_end.is_some()),
+            ("--chat-template", self.template.chat_template.is_some()),
+            ("--chat-template-file", self.template.chat_template_file.is_some()),
+            ("--chat-template-kwargs", self.template.chat_template_kwargs.is_some()),
+        ];
+        let given = flags.into_iter().find(|(_, given)| *given);
+        let trace = inputs.iter().find(|input| matches!(input.source, Source::Trace(_)));
+        match (given, trace) {
+            (Some((flag, _)), Some(trace)) => {
+                Err(Usage(format!("{flag} is for conversations; {} is a trace, which has its segments", trace.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Input {
+    /// The trace, as `model` reads it.
+    pub fn trace(self, args: &InputArgs, model: &Model) -> anyhow::Result<TraceFile> {
+        let messages = match self.source {
+            Source::Trace(trace) => return Ok(trace),
+            Source::Conversation(messages) => messages,
+        };
+        let template = setup::chat_template(&args.template, model)?;
+        let params = setup::family_params(&args.family);
+        recorded(model, &template, &params, &messages).with_context(|| self.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jsonl_holds_one_conversation_or_several() {
+        let message = r#"{"role": "user", "content": "a"}"#;
+        let answer = r#"{"role": "assistant", "content": "c", "reasoning_content": "b", "id": 7}"#;
+        let one = conversations(format!("{message}\n{answer}\n").as_bytes()).unwrap();
+        assert_eq!((one.len(), one[0].len()), (1, 2));
+        assert_eq!(one[0][1].reasoning_content.as_deref(), Some("b"));
+        let line = format!("{{\"messages\": [{message}, {answer}]}}\n\n{{\"prompt\": \"a\", \"reply\": \"c\"}}");
+        let several = conversations(line.as_bytes()).unwrap();
+        assert_eq!(several[0], one[0]);
+        assert_eq!(several[1], [Message::new("user", "a"), Message::new("assistant", "c")]);
+    }
+
+    #[test]
+    fn other_files_are_refused_in_one_line() {
+        for (bytes, expected) in [
+            (b"".as_slice(), "empty"),
+            (b"GGUF\x03\0", "line 1"),
+            (b"{\"role\": \"user\", \"content\": \"a\"}\n[1]", "line 2"),
+            (b"{\"role\": \"user\", \"content\": \"\xff\"}", "line 1"),
+            (b"{\"role\": \"user\", \"content\": [{\"type\": \"image_url\"}]}", "as text"),
+            (b"{\"role\": \"user\", \"content\": \"a\"}\n{\"messages\": []}", "one or the other"),
+        ] {
+            let error = conversations(bytes).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        }
+    }
+}
