@@ -2,38 +2,16 @@
 #![cfg(unix)]
 
 mod common;
+mod maps;
 mod program;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{median, spearman};
+use maps::{number, table, traced};
 use program::{Running, run, run_with, stepflow};
 use stepflow::trace::TraceFile;
-use tempfile::TempDir;
-
-const QUESTION: &str =
-    "Ann has 14 fewer coins than Bob. Ida has 9 coins. Bob has 3 dozen coins. How many coins does Ann have?";
-
-/// A folder with `trace.json`, of an answer by the embedded model.
-fn traced() -> (TempDir, TraceFile) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("trace.json");
-    let outcome = run(stepflow(["-p", QUESTION, "-st", "-t", "1", "--save-trace", path.to_str().unwrap()]));
-    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
-    let trace = TraceFile::read(&std::fs::read(&path).unwrap()).unwrap();
-    assert!(trace.steps.len() > 3, "{trace:?}");
-    (folder, trace)
-}
-
-/// Rows of a table, by column name.
-fn table(path: &Path) -> Vec<BTreeMap<String, String>> {
-    csv::Reader::from_path(path).unwrap().deserialize().map(|row| row.unwrap()).collect()
-}
-
-fn number(row: &BTreeMap<String, String>, column: &str) -> f64 {
-    row[column].parse().unwrap()
-}
 
 #[test]
 fn every_causal_cell_of_every_layer_is_in_the_table() {
@@ -66,8 +44,19 @@ fn every_causal_cell_of_every_layer_is_in_the_table() {
     let text: String = steps.iter().map(|row| row["text"].trim_start_matches('\'')).collect();
     assert!(text.contains("Ida has 9 coins."), "{text}");
     assert_eq!(steps.last().unwrap()["end"], trace.tokens.len().to_string());
-    for row in table(&out.join("layers.csv")) {
-        assert!((0.0..=1.0).contains(&number(&row, "value")) && (0.0..1.0).contains(&number(&row, "even")), "{row:?}");
+    let layers = table(&out.join("layers.csv"));
+    let shares = ["lock_in", "question_share", "summary_to_thinking"];
+    for row in layers.iter().filter(|row| shares.contains(&row["metric"].as_str())) {
+        assert!((0.0..=1.0).contains(&number(row, "value")) && (0.0..1.0).contains(&number(row, "even")), "{row:?}");
+    }
+    for rows in layers.chunks(6) {
+        let [.., summary, thinking, ratio] = rows else { panic!("{rows:?}") };
+        assert_eq!(
+            ["final_block", "analysis_block", "final_to_analysis"],
+            [summary, thinking, ratio].map(|r| &r["metric"])
+        );
+        assert_eq!(number(ratio, "value"), number(summary, "value") / number(thinking, "value"));
+        assert!(summary["even"].is_empty() && number(ratio, "even") > 0.0);
     }
     let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
     assert_eq!((&run["method"], &run["n_steps"]), (&"gradient".into(), &n.into()));
@@ -171,7 +160,12 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     refused(&good, &["--loss", "half"], 2, "step:N");
     refused(Path::new("/nonexistent"), &[], 1, "cannot read /nonexistent");
     std::fs::write(folder.path().join("text"), "Hello").unwrap();
-    refused(&folder.path().join("text"), &[], 1, "not a stepflow trace");
+    refused(&folder.path().join("text"), &[], 1, "neither a trace of --save-trace nor a conversation as JSONL: line 1");
+    let overlapping = write("overlap.json", &|trace| trace.steps[1].tokens.start -= 1);
+    refused(&overlapping, &[], 1, "step 1 holds tokens");
+    let outside = write("outside.json", &|trace| trace.steps.last_mut().unwrap().tokens.end += 1);
+    refused(&outside, &[], 1, "at most");
+    refused(&good, &["--family", "harmony"], 2, "--family is for conversations");
 }
 
 /// Signed cells with their errors and marks, in order.

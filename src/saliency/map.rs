@@ -32,6 +32,11 @@ impl<T: Copy + Default> StepMap<T> {
         &self.cells[start..=start + query]
     }
 
+    /// Changes a cell.
+    pub fn set(&mut self, query: usize, key: usize, value: T) {
+        self.row_mut(query)[key] = value;
+    }
+
     pub(super) fn row_mut(&mut self, query: usize) -> &mut [T] {
         let start = query * (query + 1) / 2;
         &mut self.cells[start..=start + query]

@@ -5,6 +5,7 @@
 //! token and a key token is the mean over heads of |A dL/dA|; that of two steps is its mean over their pairs of tokens.
 
 mod attention;
+mod compare;
 mod gradient;
 mod map;
 mod metrics;
@@ -14,6 +15,7 @@ mod scale;
 mod verdict;
 
 pub use attention::attention;
+pub use compare::{RankTest, holm};
 pub use gradient::{gradient, gradient_memory, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;

@@ -61,7 +61,7 @@ pub struct InputArgs {
     #[arg(short, long, value_name = "PROMPT", requires = "reply", conflicts_with = "files")]
     pub prompt: Option<String>,
     /// File with the reply, thinking included; `-` for stdin.
-    #[arg(long, value_name = "FILE", requires = "prompt")]
+    #[arg(long, value_name = "FILE", requires = "prompt", conflicts_with = "files")]
     pub reply: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]

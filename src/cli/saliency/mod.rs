@@ -1,6 +1,7 @@
 //! `saliency`: step-to-step maps of a trace, for every layer, as tables and pictures.
 
 pub mod args;
+mod compare;
 mod input;
 mod measure;
 mod parquet;
@@ -23,13 +24,16 @@ use super::args::ChatArgs;
 use super::exit::{self, Usage};
 use super::output;
 use super::setup::{self, Interrupt};
-use args::{LossOf, MeasureArgs, SaliencyArgs, TableArgs};
+use args::{LossOf, MeasureArgs, SaliencyArgs, SaliencyCommand, TableArgs};
 use measure::{Method, Task};
 use pictures::Pictures;
 use tables::Tables;
 
 /// Runs the command.
 pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
+    if let Some(SaliencyCommand::Compare(args)) = &args.command {
+        return compare::run(args);
+    }
     let interrupt = Interrupt::install()?;
     let inputs = input::read(&args.input)?;
     let model = setup::load_model(&args.model)?;

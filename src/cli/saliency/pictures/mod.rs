@@ -4,7 +4,7 @@ mod curves;
 mod heatmap;
 mod page;
 mod scale;
-mod svg;
+pub mod svg;
 
 use std::path::Path;
 
@@ -56,7 +56,7 @@ impl Pictures<'_> {
 }
 
 /// A picture as SVG and as PNG.
-fn both(path: &Path, picture: &str) -> anyhow::Result<()> {
+pub fn both(path: &Path, picture: &str) -> anyhow::Result<()> {
     output::write_file(&path.with_extension("svg"), |out| out.write_all(picture.as_bytes()))?;
     let png = svg::png(picture)?;
     output::write_file(&path.with_extension("png"), |out| out.write_all(&png))

@@ -1,0 +1,122 @@
+//! Runs of `saliency`, read back from the folders they left.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use stepflow::saliency::StepMap;
+use stepflow::trace::Segment;
+
+/// What a run found.
+pub struct Run {
+    /// Its folder.
+    pub path: PathBuf,
+    pub about: About,
+    /// The segments of its steps.
+    pub segments: Vec<Segment>,
+    /// The metric of its maps.
+    pub metric: String,
+    /// For every layer, how each query step shares itself among the steps it sees; NaN where that is not known.
+    pub shares: BTreeMap<usize, StepMap>,
+    /// What `layers.csv` says: by metric and layer.
+    pub layers: BTreeMap<(String, usize), f64>,
+}
+
+/// What `run.json` says of it.
+#[derive(Deserialize)]
+pub struct About {
+    pub run_id: String,
+    pub trace_sha256: String,
+    pub method: String,
+}
+
+/// A row of `cells.csv`.
+#[derive(Deserialize)]
+struct Cell {
+    layer: usize,
+    query_step: usize,
+    key_step: usize,
+    metric: String,
+    value: Option<f64>,
+}
+
+/// A row of `layers.csv`.
+#[derive(Deserialize)]
+struct Layer {
+    layer: usize,
+    metric: String,
+    value: Option<f64>,
+}
+
+/// A row of `steps.csv`.
+#[derive(Deserialize)]
+struct Step {
+    segment: Segment,
+}
+
+/// The run in a folder, or those in the folders in it.
+pub fn runs(folder: &Path) -> anyhow::Result<Vec<Run>> {
+    if folder.join("run.json").is_file() {
+        return Ok(vec![run(folder.to_owned())?]);
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
+    paths.retain(|path| path.join("run.json").is_file());
+    paths.sort();
+    if paths.is_empty() {
+        bail!(
+            "{}: expected what `stepflow saliency -o` leaves, found no run.json in it or a folder in it",
+            folder.display()
+        );
+    }
+    paths.into_iter().map(run).collect()
+}
+
+fn run(path: PathBuf) -> anyhow::Result<Run> {
+    let json = path.join("run.json");
+    let text = std::fs::read(&json).with_context(|| json.display().to_string())?;
+    let about: About = serde_json::from_slice(&text).with_context(|| json.display().to_string())?;
+    let segments: Vec<Segment> = rows(&path.join("steps.csv"), |step: Step| step.segment)?;
+    let layers = rows(&path.join("layers.csv"), |row: Layer| Some(((row.metric, row.layer), row.value?)))?;
+    let (metric, maps) = maps(&path.join("cells.csv"), segments.len())?;
+    let shares = maps.into_iter().map(|(layer, map)| (layer, shares(&map))).collect();
+    Ok(Run { path, about, segments, metric, shares, layers: layers.into_iter().flatten().collect() })
+}
+
+/// What `read` makes of every row of a table.
+fn rows<R: DeserializeOwned, T>(path: &Path, read: impl Fn(R) -> T) -> anyhow::Result<Vec<T>> {
+    let mut csv = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
+    csv.deserialize().map(|row| Ok(read(row?))).collect::<csv::Result<_>>().with_context(|| path.display().to_string())
+}
+
+/// The most telling metric in a table of cells, and the magnitudes of its map of every layer.
+fn maps(path: &Path, n_steps: usize) -> anyhow::Result<(String, BTreeMap<usize, StepMap>)> {
+    let cells = rows(path, |cell: Cell| cell)?;
+    let there = |metric: &&str| cells.iter().any(|cell| cell.metric == *metric);
+    let Some(metric) = ["saliency", "rms", "signed", "attention"].into_iter().find(there) else {
+        bail!("{}: expected cells of saliency, rms, signed or attention, found none", path.display());
+    };
+    let mut maps = BTreeMap::new();
+    for Cell { layer, query_step, key_step, value, .. } in cells.iter().filter(|cell| cell.metric == metric) {
+        if *key_step > *query_step || *query_step >= n_steps {
+            bail!("{}: steps {query_step} and {key_step} are not two of {n_steps}, in order", path.display());
+        }
+        let map = maps.entry(*layer).or_insert_with(|| StepMap::<f64>::new(n_steps));
+        map.set(*query_step, *key_step, value.map_or(f64::NAN, f64::abs));
+    }
+    Ok((metric.to_owned(), maps))
+}
+
+/// The map with every row divided by its sum.
+fn shares(map: &StepMap) -> StepMap {
+    let mut shares = StepMap::new(map.n_steps());
+    for query in 0..map.n_steps() {
+        let total: f64 = map.row(query).iter().sum();
+        for (key, value) in map.row(query).iter().enumerate() {
+            shares.set(query, key, if total > 0.0 { value / total } else { f64::NAN });
+        }
+    }
+    shares
+}

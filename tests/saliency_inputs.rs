@@ -1,0 +1,132 @@
+//! What `stepflow saliency` measures besides traces, and what it writes besides CSV.
+#![cfg(unix)]
+
+mod common;
+mod maps;
+mod program;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use maps::{QUESTION, number, table, traced};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use program::{run, run_with, stepflow};
+use serde_json::json;
+use stepflow::trace::{Segment, TraceFile};
+
+/// The steps of a run: segment, first token, end, text.
+fn steps(maps: &Path) -> Vec<[String; 4]> {
+    let of = |row: &BTreeMap<String, String>| ["segment", "start", "end", "text"].map(|column| row[column].clone());
+    table(&maps.join("steps.csv")).iter().map(of).collect()
+}
+
+/// What the model wrote in a trace: all of it after the question, as text.
+fn answer(trace: &TraceFile) -> String {
+    let written = trace.tokens.iter().filter(|token| token.segment != Segment::Question);
+    let bytes: Vec<u8> = written.flat_map(|token| token.piece.clone()).collect();
+    String::from_utf8(bytes).unwrap().trim_start().to_owned()
+}
+
+#[test]
+fn conversations_give_the_steps_of_the_trace_they_are() {
+    let (folder, trace) = traced();
+    let path = |name: &str| folder.path().join(name);
+    let written = answer(&trace);
+    let (thinking, content) = written.split_once("</think>").unwrap();
+    std::fs::write(path("reply.txt"), &written).unwrap();
+    let asked = json!({ "role": "user", "content": QUESTION });
+    let said = json!({ "role": "assistant", "content": content, "reasoning_content": thinking });
+    std::fs::write(path("messages.jsonl"), format!("{asked}\n{said}\n")).unwrap();
+    let pair = json!({ "prompt": QUESTION, "reply": written });
+    std::fs::write(path("both.jsonl"), format!("{}\n{pair}\n", json!({ "messages": [asked, said] }))).unwrap();
+
+    let measure = |input: &[&str], out: &Path| {
+        let flags = ["-t", "1", "--method", "attention", "--layers", "0", "-o", out.to_str().unwrap()];
+        let outcome = run(stepflow(["saliency"].iter().chain(input).chain(&flags)));
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        outcome.text()
+    };
+    let maps = path("maps");
+    let of = |name: &str| path(name).to_str().unwrap().to_owned();
+    measure(&[&of("trace.json")], &maps);
+    let expected = steps(&maps);
+    assert_eq!(expected.len(), trace.steps.len());
+    measure(&["-p", QUESTION, "--reply", &of("reply.txt")], &maps);
+    assert_eq!(steps(&maps), expected);
+    measure(&[&of("messages.jsonl")], &maps);
+    assert_eq!(steps(&maps), expected);
+    let several = measure(&[&of("both.jsonl"), &of("trace.json")], &path("several"));
+    for name in ["both-1", "both-2", "trace"] {
+        assert_eq!(steps(&path("several").join(name)), expected, "{name}");
+        assert!(several.contains(&format!("{name}\nShallow Lock-in: ")), "{several}");
+    }
+}
+
+#[test]
+fn a_conversation_without_an_answer_is_refused_in_one_line() {
+    let refuse = |input: &str, flags: &[&str], code: i32, says: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("maps");
+        let model = stepflow::builtin::path().unwrap();
+        let args = ["saliency", "-", "-m", model.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        run_with(stepflow(args.iter().chain(flags)), input.as_bytes()).assert_fails(code, says);
+        assert!(!out.exists(), "{says}");
+    };
+    refuse("", &[], 1, "it is empty");
+    refuse("{\"role\": \"user\", \"content\": \"Hello\"}", &[], 1, "found user");
+    refuse("{\"messages\": []}", &[], 1, "found none");
+    refuse("{\"prompt\": \"Hello\", \"reply\": \"\"}", &[], 1, "at least two steps, found 1");
+    refuse("[1, 2]", &[], 1, "line 1");
+    refuse("", &["--reply", "-"], 2, "--reply");
+    refuse("{\"prompt\": \"Hello\", \"reply\": \"x\"}", &["--chat-template", "{% if %}"], 1, "chat template");
+}
+
+#[test]
+fn a_chat_can_leave_its_maps_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, maps) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let flags = ["-p", QUESTION, "-st", "-t", "1", "--save-trace", trace.to_str().unwrap()];
+    let outcome = run(stepflow(flags.iter().chain(&["--saliency-csv", maps.to_str().unwrap()])));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(!outcome.text().contains("Lock-in") && outcome.stderr.contains("Shallow Lock-in: "), "{outcome:?}");
+    let direct = std::fs::read(maps.join("cells.csv")).unwrap();
+    let outcome = run(stepflow(["saliency", trace.to_str().unwrap(), "-t", "1", "-o", maps.to_str().unwrap()]));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert_eq!(direct, std::fs::read(maps.join("cells.csv")).unwrap());
+}
+
+#[test]
+fn parquet_and_matrices_hold_what_the_table_of_cells_does() {
+    let (folder, trace) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let args = ["saliency", path.to_str().unwrap(), "-t", "1", "--method", "probe", "--layers", "3", "-o"];
+    let outcome = run(stepflow(args.iter().chain(&[out.to_str().unwrap(), "--parquet", "--wide"])));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let cells = table(&out.join("cells.csv"));
+    let file = SerializedFileReader::new(std::fs::File::open(out.join("cells.parquet")).unwrap()).unwrap();
+    let rows: Vec<_> = file.get_row_iter(None).unwrap().map(|row| row.unwrap()).collect();
+    assert_eq!(rows.len(), cells.len());
+    for (row, cell) in rows.iter().zip(&cells) {
+        assert_eq!(row.get_column_iter().count(), cell.len());
+        for (column, value) in row.get_column_iter() {
+            let text = &cell[column];
+            let same = match value {
+                Field::Str(value) => value == text,
+                Field::Int(value) => value.to_string() == *text,
+                Field::Long(value) => value.to_string() == *text,
+                Field::Double(value) => text.parse() == Ok(*value),
+                Field::Bool(value) => value.to_string() == *text,
+                other => panic!("{column}: {other}"),
+            };
+            assert!(same, "{column}: {value} and {text}");
+        }
+    }
+    let matrix = table(&out.join("layers/03.csv"));
+    assert_eq!(matrix.len(), trace.steps.len());
+    for cell in &cells {
+        let (query, key) = (number(cell, "query_step") as usize, &cell["key_step"]);
+        assert_eq!(number(&matrix[query], key), number(cell, "value"));
+    }
+    assert_eq!(matrix[0]["1"], "", "what is masked is empty");
+}
