@@ -92,13 +92,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Whether the value's sign is not established: it is within five standard errors of 0, or the slopes to either side
-    /// differ in sign.
+    /// Whether the value's sign is not established: 0 is within five standard errors, widened by the curvature.
     ///
-    /// Most cells of a quantized run have no effect that shows, so few of these may pass. A standard error from nine
-    /// values has some six degrees of freedom, by which one such cell in 400 passes at five (Student's t).
+    /// Most cells of a quantized run have no effect that shows, so few of these may pass. A standard error from two tables of
+    /// nine values has some twelve degrees of freedom, by which one such cell in 3,000 passes at five (Student's t).
     pub fn below_noise(&self, value: f64) -> bool {
-        value.abs() < 5.0 * self.se || value.abs() < self.curvature
+        value.abs() < 5.0 * self.se + self.curvature
     }
 }
 

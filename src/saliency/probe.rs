@@ -15,6 +15,9 @@ use super::{Estimate, LayerMaps, Metric, MetricMap, Pool, Saliency, StepMap};
 /// Sequences that probe side by side at most.
 const MAX_SEQUENCES: usize = 63;
 
+/// Tables of losses that say how noisy they are, and how far to step.
+const TABLES: usize = 3;
+
 /// What is estimated of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Estimator {
@@ -49,10 +52,31 @@ pub struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// Forwards that give every cell its pairs, those that find the noise included.
-    pub fn n_forwards(n_steps: usize, n_layers: usize, pairs: usize) -> usize {
-        let cells = n_layers * n_steps * (n_steps + 1) / 2;
-        2 * n_steps * OFFSETS.len() + 2 * pairs * cells
+    /// Forwards that give every cell its pairs: those that find the noise and those that stand idle beside others included.
+    pub fn n_forwards(&self) -> usize {
+        let of = |query| {
+            let width = self.width(query);
+            width + (TABLES * OFFSETS.len()).next_multiple_of(width) + self.n_probes(query).next_multiple_of(width)
+        };
+        (0..self.pool.n_steps()).map(of).sum()
+    }
+
+    /// Forwards with something scaled that give every cell of a query step its pairs.
+    fn n_probes(&self, query: usize) -> usize {
+        2 * self.pairs * self.layers.len() * (query + 1)
+    }
+
+    /// Sequences that always run side by side while a query step is probed: about as many as fill a micro-batch.
+    fn width(&self, query: usize) -> usize {
+        let length = self.last().saturating_sub(self.pool.tokens(query).start).max(1);
+        let fit = (self.params.n_ubatch as usize / length).clamp(1, MAX_SEQUENCES);
+        let needed = self.n_probes(query).max(1);
+        needed.div_ceil(needed.div_ceil(fit))
+    }
+
+    /// The last token that the loss counts: nothing after it is needed.
+    fn last(&self) -> usize {
+        self.counted.iter().rposition(|counted| *counted).unwrap_or(0)
     }
 
     /// Probes every cell. `progress` is told how many forwards are done. An interrupt ends the work early; what is not
@@ -61,23 +85,17 @@ impl Probe<'_> {
     /// # Errors
     /// When llama.cpp fails, or the model has no attention to scale.
     pub fn run(&self, progress: &mut dyn FnMut(usize)) -> Result<Saliency, LlamaError> {
-        let mut engine = Engine::new(self)?;
+        let mut engine = Engine::new(self, progress)?;
         let mut cells = vec![StepMap::new(self.pool.n_steps()); self.layers.len()];
         let mut noises = Vec::new();
-        let mut done = 0;
-        let mut forwards = |n: usize| {
-            done += n;
-            progress(done);
-        };
         let first = |_: usize, _: usize, _: usize| self.pairs;
-        let mut outcome = self.sweep(&mut engine, &mut cells, &mut noises, &first, &mut forwards);
+        let mut outcome = self.sweep(&mut engine, &mut cells, &mut noises, &first);
         if outcome.is_ok()
             && let Some(budget) = self.budget
         {
-            let least = Self::n_forwards(self.pool.n_steps(), self.layers.len(), self.pairs);
-            let more = self.where_noise_is_largest(&cells, budget.saturating_sub(least) / 2);
+            let more = self.where_noise_is_largest(&cells, budget.saturating_sub(self.n_forwards()));
             let wanted = |layer: usize, query: usize, key: usize| more[layer].get(query, key);
-            outcome = self.sweep(&mut engine, &mut cells, &mut noises, &wanted, &mut forwards);
+            outcome = self.sweep(&mut engine, &mut cells, &mut noises, &wanted);
         }
         match outcome {
             Ok(()) | Err(LlamaError::Interrupted) => {}
@@ -95,13 +113,11 @@ impl Probe<'_> {
         cells: &mut [StepMap<Cell>],
         noises: &mut Vec<Noise>,
         wanted: &dyn Fn(usize, usize, usize) -> usize,
-        forwards: &mut dyn FnMut(usize),
     ) -> Result<(), LlamaError> {
         engine.rewind();
         for query in 0..self.pool.n_steps() {
             if noises.len() == query {
                 noises.push(self.noise(engine, query)?);
-                forwards(2 * OFFSETS.len());
             }
             let noise = &noises[query];
             let mut pairs = Vec::new();
@@ -113,14 +129,16 @@ impl Probe<'_> {
                     }
                 }
             }
-            for group in pairs.chunks(engine.pairs_at_once(query)) {
+            let width = self.width(query);
+            // Groups of whole pairs that fill whole decodes: what is measured when the work is interrupted counts.
+            for group in pairs.chunks(if width.is_multiple_of(2) { width / 2 } else { width }) {
                 let both =
                     |(_, _, scale): &(usize, usize, Scale)| [scale.clone(), Scale { eps: -scale.eps, ..scale.clone() }];
-                let losses = engine.losses(query, &group.iter().flat_map(both).collect::<Vec<_>>())?;
+                let scales: Vec<Scale> = group.iter().flat_map(both).collect();
+                let losses = engine.losses(query, &scales, &noise.unscaled)?;
                 for ((index, key, scale), losses) in group.iter().zip(losses.chunks_exact(2)) {
                     cells[*index].row_mut(query)[*key].add(losses, scale.eps, noise);
                 }
-                forwards(losses.len());
             }
             engine.advance(query)?;
         }
@@ -145,27 +163,28 @@ impl Probe<'_> {
     /// The noise of the loss when a query step's attention changes in the first layer that is measured, where most is
     /// computed anew after it, and the step that suits it.
     fn noise(&self, engine: &mut Engine<'_>, query: usize) -> Result<Noise, LlamaError> {
-        let level = noise_level(&self.table(engine, query, CLOSE)?);
-        let losses = self.table(engine, query, 1.0)?;
-        Ok(Noise { level, eps: best_step(&losses, level), loss: losses[OFFSETS.len() / 2] })
+        let unscaled = engine.side_by_side(query, &[], self.width(query))?;
+        let tables = [1.0, CLOSE, 5.0 * CLOSE].map(|times| self.table(query, times)).concat();
+        let losses = engine.losses(query, &tables, &unscaled)?;
+        let (far, close) = losses.split_at(OFFSETS.len());
+        let levels = close.chunks_exact(OFFSETS.len()).map(noise_level);
+        let level = (levels.map(|level| level * level).sum::<f64>() / (TABLES - 1) as f64).sqrt();
+        let eps = best_step(far.try_into().expect("one loss for each offset"), level);
+        Ok(Noise { level, eps, loss: unscaled[0], unscaled })
     }
 
-    /// The loss with all of a query step's attention scaled by each of [`OFFSETS`] times a factor.
-    fn table(&self, engine: &mut Engine<'_>, query: usize, times: f64) -> Result<[f64; OFFSETS.len()], LlamaError> {
+    /// All of a query step's attention scaled by each of [`OFFSETS`] times a factor.
+    fn table(&self, query: usize, times: f64) -> [Scale; OFFSETS.len()] {
         let queries = self.pool.tokens(query);
-        let scales = OFFSETS.map(|offset| {
+        OFFSETS.map(|offset| {
             let (queries, keys) = (queries.clone(), 0..queries.end);
             Scale { layer: self.layers[0], queries, keys, eps: times * offset, seed: None }
-        });
-        let mut losses = Vec::with_capacity(OFFSETS.len());
-        for scales in scales.chunks(2 * engine.pairs_at_once(query)) {
-            losses.extend(engine.losses(query, scales)?);
-        }
-        Ok(losses.try_into().expect("one loss for each offset"))
+        })
     }
 
-    /// Hands out pairs, one by one, to the cell with the largest standard error.
-    fn where_noise_is_largest(&self, cells: &[StepMap<Cell>], n: usize) -> Vec<StepMap<usize>> {
+    /// Hands out pairs, one by one, to the cell with the largest standard error, as long as whole decodes of its query step
+    /// take no more than `left` forwards.
+    fn where_noise_is_largest(&self, cells: &[StepMap<Cell>], mut left: usize) -> Vec<StepMap<usize>> {
         let mut more = vec![StepMap::new(self.pool.n_steps()); cells.len()];
         let mut heap = std::collections::BinaryHeap::new();
         for (index, map) in cells.iter().enumerate() {
@@ -176,8 +195,17 @@ impl Probe<'_> {
                 }
             }
         }
-        for _ in 0..n {
-            let Some((error, index, query, key)) = heap.pop() else { break };
+        // Forwards of each query step that are paid for and not used yet.
+        let mut room = vec![0; self.pool.n_steps()];
+        while let Some((error, index, query, key)) = heap.pop() {
+            let decode = 2_usize.next_multiple_of(self.width(query));
+            if room[query] < 2 && left >= decode {
+                (left, room[query]) = (left - decode, room[query] + decode);
+            }
+            if room[query] < 2 {
+                continue;
+            }
+            room[query] -= 2;
             let count = &mut more[index].row_mut(query)[key];
             let had = (cells[index].get(query, key).n_pairs + *count) as f64;
             *count += 1;
@@ -221,6 +249,8 @@ struct Noise {
     eps: f64,
     /// The loss where nothing is scaled.
     loss: f64,
+    /// The same in each of the sequences side by side: their places in the cache decide in which order numbers are added.
+    unscaled: Vec<f64>,
 }
 
 /// Sums over a cell's central differences.
@@ -284,41 +314,48 @@ impl Cell {
 /// A context with the unchanged trace in sequence 0 and probes in others.
 struct Engine<'a> {
     probe: &'a Probe<'a>,
+    progress: &'a mut dyn FnMut(usize),
+    /// Forwards so far.
+    done: usize,
     plan: Plan,
     context: Context,
-    /// The last token that the loss counts: nothing after it is needed.
-    last: usize,
     /// Of the tokens that sequence 0 predicted and the loss counts; NaN before they are.
     surprises: Vec<f64>,
 }
 
 impl<'a> Engine<'a> {
-    fn new(probe: &'a Probe<'a>) -> Result<Self, LlamaError> {
+    fn new(probe: &'a Probe<'a>, progress: &'a mut dyn FnMut(usize)) -> Result<Self, LlamaError> {
         let n = probe.tokens.len();
         let room = n.max(probe.params.n_ubatch as usize);
         let n_sequences = MAX_SEQUENCES as u32 + 1;
         let params = ContextParams { n_ctx: (n + room) as u32, n_sequences, streams: false, ..probe.params.clone() };
         let plan = Plan::default();
         let context = Context::new(probe.model.clone(), &params, Some(Box::new(Scaler(plan.clone()))))?;
-        let last = probe.counted.iter().rposition(|counted| *counted).unwrap_or(0);
-        Ok(Self { probe, plan, context, last, surprises: vec![f64::NAN; n] })
+        Ok(Self { probe, progress, done: 0, plan, context, surprises: vec![f64::NAN; n] })
     }
 
-    /// Central differences of a query step that fit side by side.
-    fn pairs_at_once(&self, query: usize) -> usize {
-        let length = self.last.saturating_sub(self.probe.pool.tokens(query).start).max(1);
-        (self.context.max_batch() / length).clamp(2, MAX_SEQUENCES) / 2
+    /// The loss under each scale, up to what comes before the query step, freed of what its place in the cache brings.
+    fn losses(&mut self, query: usize, scales: &[Scale], unscaled: &[f64]) -> Result<Vec<f64>, LlamaError> {
+        let mut losses = Vec::with_capacity(scales.len());
+        for scales in scales.chunks(unscaled.len()) {
+            let raw = self.side_by_side(query, scales, unscaled.len())?;
+            let freed = raw.iter().zip(unscaled).map(|(loss, own)| unscaled[0] + (loss - own));
+            losses.extend(freed.take(scales.len()));
+        }
+        Ok(losses)
     }
 
-    /// The loss under each scale, up to what comes before the query step.
-    fn losses(&mut self, query: usize, scales: &[Scale]) -> Result<Vec<f64>, LlamaError> {
+    /// The loss under each scale, and in sequences without one up to `n`.
+    fn side_by_side(&mut self, query: usize, scales: &[Scale], n: usize) -> Result<Vec<f64>, LlamaError> {
         let start = self.probe.pool.tokens(query).start;
         self.plan.set(scales);
-        let sequences = 1..=scales.len() as u32;
+        let sequences = 1..=n as u32;
         sequences.clone().for_each(|sequence| self.context.share(0, sequence, start));
-        let outcome = self.decode(sequences.clone(), start..self.last);
+        let outcome = self.decode(sequences.clone(), start..self.probe.last());
         sequences.for_each(|sequence| _ = self.context.truncate(sequence, 0));
         self.plan.set(&[]);
+        self.done += n;
+        (self.progress)(self.done);
         Ok(outcome?.iter().map(|surprises| self.mean(surprises.iter().map(|(_, nats)| *nats))).collect())
     }
 

@@ -96,17 +96,15 @@ impl Task<'_> {
     }
 
     fn check_budget(&self) -> anyhow::Result<()> {
-        let needed = self.forwards();
+        let params = self.params();
+        let needed = self.probe_of(self.model.clone(), &params).n_forwards();
         match self.args.probe.budget {
-            Some(budget) if budget < needed => {
-                let noise = Probe::n_forwards(self.pool.n_steps(), 0, 0);
-                bail!(Usage(format!(
-                    "--budget {budget}: expected at least {needed} forwards, {noise} to learn how noisy the loss is and {} \
-                     for each cell of {} layers; --layers chooses fewer",
-                    2 * self.args.probe.pairs(),
-                    self.layers.len()
-                )))
-            }
+            Some(budget) if budget < needed => bail!(Usage(format!(
+                "--budget {budget}: expected at least {needed} forwards, {} for each cell of {} layers and others to learn how \
+                 noisy the loss is; --layers chooses fewer",
+                2 * self.args.probe.pairs(),
+                self.layers.len()
+            ))),
             _ => Ok(()),
         }
     }
@@ -118,11 +116,6 @@ impl Task<'_> {
             Method::Probe => self.probe(),
             Method::Attention => self.attention(),
         })
-    }
-
-    /// Forwards that all probes take.
-    fn forwards(&self) -> usize {
-        Probe::n_forwards(self.pool.n_steps(), self.layers.len(), self.args.probe.pairs())
     }
 
     /// What the loss is of.
@@ -175,9 +168,16 @@ impl Task<'_> {
             model = dequantized(&model)?;
             (params.type_k, params.type_v) = (CacheType::F32, CacheType::F32);
         }
-        let probe = Probe {
+        let probe = self.probe_of(model, &params);
+        let mut progress = Progress::new("probe", "forwards", self.args.probe.budget.unwrap_or(probe.n_forwards()));
+        Ok(probe.run(&mut |done| progress.at(done)).map_err(EngineError::from)?)
+    }
+
+    /// The probes that the flags ask for.
+    fn probe_of<'a>(&'a self, model: Arc<Model>, params: &'a ContextParams) -> Probe<'a> {
+        Probe {
             model,
-            params: &params,
+            params,
             tokens: &self.tokens,
             counted: &self.counted,
             pool: &self.pool,
@@ -189,9 +189,7 @@ impl Task<'_> {
             pairs: self.args.probe.pairs(),
             budget: self.args.probe.budget,
             seed: self.args.probe.seed(),
-        };
-        let mut progress = Progress::new("probe", "forwards", self.args.probe.budget.unwrap_or(self.forwards()));
-        Ok(probe.run(&mut |done| progress.at(done)).map_err(EngineError::from)?)
+        }
     }
 }
 
