@@ -76,7 +76,8 @@ fn a_conversation_without_an_answer_is_refused_in_one_line() {
     refuse("", &[], 1, "it is empty");
     refuse("{\"role\": \"user\", \"content\": \"Hello\"}", &[], 1, "found user");
     refuse("{\"messages\": []}", &[], 1, "found none");
-    refuse("{\"prompt\": \"Hello\", \"reply\": \"\"}", &[], 1, "at least two steps, found 1");
+    refuse("{\"prompt\": \"Hello\", \"reply\": \"\"}", &[], 1, "the reply is empty");
+    refuse("{\"prompt\": \"Hello\", \"reply\": \"Hello\"}", &["--family", "harmony"], 1, "<|channel|>analysis");
     refuse("[1, 2]", &[], 1, "line 1");
     refuse("", &["--reply", "-"], 2, "--reply");
     refuse("{\"prompt\": \"Hello\", \"reply\": \"x\"}", &["--chat-template", "{% if %}"], 1, "chat template");

@@ -132,7 +132,16 @@ impl Input {
         };
         let template = setup::chat_template(&args.template, model)?;
         let params = setup::family_params(&args.family);
-        recorded(model, &template, &params, &messages).with_context(|| self.name.clone())
+        let trace = recorded(model, &template, &params, &messages)?;
+        if trace.steps.len() < 2 {
+            let start = trace.markers.think_start.as_deref().unwrap_or("an answer");
+            bail!(
+                "expected a question and thinking, found one step: the reply is empty, or nothing in it reads `{start}` (family \
+                 {}); --family, --think-start and --think-end name other marks",
+                trace.family
+            );
+        }
+        Ok(trace)
     }
 }
 

@@ -44,7 +44,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
             say!("stepflow: {} of {n}: {}", i + 1, input.name);
         }
         let name = input.name.clone();
-        let trace = input.trace(&args.input, &model)?;
+        let trace = input.trace(&args.input, &model).with_context(|| name.clone())?;
         let settings = Settings { measure: &args.measure, tables: &args.tables, out, interrupt: &interrupt };
         let found = settings.run(model.clone(), &trace).with_context(|| name.clone())?;
         let title = if n == 1 { String::new() } else { format!("{name}\n") };
