@@ -117,7 +117,7 @@ fn parquet_and_matrices_hold_what_the_table_of_cells_does() {
                 Field::Int(value) => value.to_string() == *text,
                 Field::Long(value) => value.to_string() == *text,
                 Field::Double(value) => text.parse() == Ok(*value),
-                Field::Bool(value) => value.to_string() == *text,
+                Field::Bool(value) => value.to_string().to_uppercase() == *text,
                 other => panic!("{column}: {other}"),
             };
             assert!(same, "{column}: {value} and {text}");

@@ -29,6 +29,7 @@ pub struct LayerMetrics {
 impl LayerMetrics {
     /// Of a map whose steps lie in these segments.
     pub fn new(map: &StepMap, segments: &[Segment]) -> Self {
+        let has = |segment| segments.contains(&segment);
         let share = |query: usize, wanted: &dyn Fn(usize) -> bool| {
             let row = map.row(query);
             let total: f64 = row.iter().sum();
@@ -51,7 +52,9 @@ impl LayerMetrics {
                 of(Segment::Thinking).filter_map(|query| share(query, &|key| segments[key] == Segment::Question)),
             ),
             summary_to_thinking: mean(
-                of(Segment::Summary).filter_map(|query| share(query, &|key| segments[key] == Segment::Thinking)),
+                of(Segment::Summary)
+                    .filter(|_| has(Segment::Thinking))
+                    .filter_map(|query| share(query, &|key| segments[key] == Segment::Thinking)),
             ),
             final_block,
             analysis_block,
@@ -107,6 +110,8 @@ mod tests {
         // One of four pairs of thinking steps is masked.
         assert_eq!((metrics.final_block, metrics.analysis_block), (Some(1.0), Some(4.0 / 4.0)));
         assert_eq!(metrics.final_to_analysis, Some(1.0));
+        let thoughtless = LayerMetrics::new(&map, &[Question, Question, Question, Summary]);
+        assert_eq!(thoughtless, LayerMetrics { final_block: Some(1.0), ..LayerMetrics::default() });
         let none = LayerMetrics::new(&StepMap::new(2), &[Question, Thinking]);
         let nothing = LayerMetrics { analysis_block: Some(0.0), ..LayerMetrics::default() };
         assert_eq!(none, nothing, "a row of zeros has no shares");

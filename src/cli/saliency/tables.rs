@@ -43,8 +43,14 @@ pub struct Cell<'a> {
     pub se: Option<f64>,
     pub n_probes: Option<usize>,
     pub eps: Option<f64>,
+    #[serde(serialize_with = "in_capitals")]
     pub below_noise: Option<bool>,
     pub curvature: Option<f64>,
+}
+
+/// TRUE or FALSE: what R reads as logical, pandas and polars as Boolean.
+fn in_capitals<S: serde::Serializer>(value: &Option<bool>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|value| if value { "TRUE" } else { "FALSE" }).serialize(serializer)
 }
 
 /// A row of `steps.csv`; `end` is the token after the last.

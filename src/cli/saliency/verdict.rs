@@ -17,7 +17,7 @@ pub fn in_words(verdict: &Verdict) -> String {
         verdict.deep_decay.as_ref(),
         "the summary looks at the thinking for",
         "less than half of that",
-        "the trace has no summary, no deep layer was measured, or noise hides it",
+        "the trace has no thinking or no summary, no deep layer was measured, or noise hides it",
     );
     format!("{lock_in}\n{decay}\n")
 }
@@ -56,7 +56,7 @@ mod tests {
             words,
             "Shallow Lock-in: yes. In layers 0-2, thinking steps look at themselves and the step before for 50% (20% to \
              70%; 30% if all were looked at alike); more than half in 0-1.\n\
-             Deep Decay: cannot be told; the trace has no summary, no deep layer was measured, or noise hides it.\n"
+             Deep Decay: cannot be told; the trace has no thinking or no summary, no deep layer was measured, or noise hides it.\n"
         );
     }
 }
