@@ -268,7 +268,9 @@ fn what_ctrl_c_left_unmeasured_is_empty() {
     let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
     let args = ["saliency", trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap(), "--method", "probe"];
     let mut running = Running::start(stepflow(args.into_iter().chain(["--estimator", "rms", "--layers", "0,1"])));
-    running.wait_until(|_, stderr| stderr.contains("probe: "));
+    // The first forwards only tell how noisy the loss is.
+    let forwards = |line: &str| line.strip_prefix("probe: ")?.split('/').next()?.parse::<usize>().ok();
+    running.wait_until(|_, stderr| stderr.lines().filter_map(forwards).any(|n| n > 150));
     running.interrupt();
     let outcome = running.finish();
     assert_eq!(outcome.code(), Some(130), "{outcome:?}");

@@ -106,9 +106,13 @@ fn what_cannot_be_compared_is_refused_in_one_line() {
     measure(&path("trace.json"), &path("a"), &["--method", "attention", "--layers", "0-3"]);
     measure(&path("trace.json"), &path("exact"), &["--method", "gradient"]);
     measure(&path("trace.json"), &path("deep"), &["--method", "attention", "--layers", "4-11"]);
+    // Of one side, all must be alike.
+    measure(&path("trace.json"), &path("mixed/1"), &["--method", "gradient", "--layers", "0-3"]);
+    measure(&path("trace.json"), &path("mixed/2"), &["--method", "gradient", "--layers", "0-3", "--loss", "summary"]);
+    refused("mixed", "loss of summary; expected them to be measured alike");
     std::fs::create_dir(path("empty")).unwrap();
     refused("exact", "measured alike");
-    refused("deep", "same --layers");
+    refused("deep", "layers 4-11; expected them to be measured alike");
     refused("empty", "found no run.json");
     refused("nowhere", "nowhere");
     let damage = |name: &str, content: &str| {
@@ -120,6 +124,9 @@ fn what_cannot_be_compared_is_refused_in_one_line() {
         refused("damaged", name);
     };
     damage("run.json", "{}");
+    let cut: Vec<String> =
+        std::fs::read_to_string(path("a/cells.csv")).unwrap().lines().take(30).map(str::to_owned).collect();
+    damage("cells.csv", &cut.join("\n"));
     damage("cells.csv", "layer,query_step,key_step,metric,value\n0,900,0,attention,1\n");
     damage("cells.csv", "layer,query_step,key_step,metric,value\n");
     damage("cells.csv", "layer,query_step\n0,1\n");

@@ -74,8 +74,8 @@ fn a_conversation_without_an_answer_is_refused_in_one_line() {
         assert!(!out.exists(), "{says}");
     };
     refuse("", &[], 1, "it is empty");
-    refuse("{\"role\": \"user\", \"content\": \"Hello\"}", &[], 1, "found user");
-    refuse("{\"messages\": []}", &[], 1, "found none");
+    refuse("{\"role\": \"user\", \"content\": \"Hello\"}", &[], 1, "found 1 messages and a last one by \"user\"");
+    refuse("{\"messages\": []}", &[], 1, "found 0 messages");
     refuse("{\"prompt\": \"Hello\", \"reply\": \"\"}", &[], 1, "the reply is empty");
     refuse("{\"prompt\": \"Hello\", \"reply\": \"Hello\"}", &["--family", "harmony"], 1, "<|channel|>analysis");
     refuse("[1, 2]", &[], 1, "line 1");
@@ -130,4 +130,31 @@ fn parquet_and_matrices_hold_what_the_table_of_cells_does() {
         assert_eq!(number(&matrix[query], key), number(cell, "value"));
     }
     assert_eq!(matrix[0]["1"], "", "what is masked is empty");
+}
+
+#[test]
+fn nothing_of_an_earlier_run_is_taken_for_part_of_a_later_one() {
+    let (folder, _) = traced();
+    let (trace, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let measure = |input: &[&str], flags: &[&str]| {
+        let fixed = ["saliency", "-t", "1", "--method", "attention", "-o", out.to_str().unwrap()];
+        run(stepflow(fixed.iter().chain(input).chain(flags)))
+    };
+    let trace = trace.to_str().unwrap();
+    assert_eq!(measure(&[trace], &["--layers", "0-2", "--parquet", "--wide"]).code(), Some(0));
+    let own = out.join("layers/notes.txt");
+    std::fs::write(&own, "mine").unwrap();
+    assert_eq!(measure(&[trace], &["--layers", "1"]).code(), Some(0));
+    let mut left: Vec<_> =
+        std::fs::read_dir(out.join("layers")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["01.png", "01.svg", "notes.txt"]);
+    assert!(!out.join("cells.parquet").exists());
+
+    let pair = json!({ "prompt": QUESTION, "reply": "So it is 22.\n</think>\n\n22" });
+    let jsonl = folder.path().join("more.jsonl");
+    std::fs::write(&jsonl, format!("{pair}\n{pair}")).unwrap();
+    let outcome = measure(&[jsonl.to_str().unwrap()], &["--layers", "1"]);
+    assert_eq!(outcome.code(), Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("is another run; name another folder"), "{outcome:?}");
 }

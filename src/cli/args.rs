@@ -357,7 +357,7 @@ pub struct ConversationArgs {
     pub save_trace: Option<PathBuf>,
     /// Measure the Step-Saliency of the conversation at its end, as `stepflow saliency` does, and leave tables and
     /// pictures in a folder.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "lora")]
     pub saliency_csv: Option<PathBuf>,
 }
 

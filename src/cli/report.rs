@@ -79,7 +79,7 @@ pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
 /// When it could not.
 pub fn check_files(args: &ConversationArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.saliency_csv {
-        std::fs::create_dir_all(folder).with_context(|| format!("--saliency-csv {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let table = args.saliency_csv.as_ref().map(|folder| folder.join("cells.csv"));
     args.stats.iter().chain(&args.save_trace).chain(&table).try_for_each(|path| output::check_writable(path))

@@ -29,10 +29,11 @@ pub fn recorded(
     params: &SessionParams,
     messages: &[Message],
 ) -> Result<TraceFile, RecordedError> {
-    let answered = messages.split_last().filter(|(last, before)| last.role == "assistant" && !before.is_empty());
+    let asked = |before: &[Message]| before.iter().any(|message| message.role == "user");
+    let answered = messages.split_last().filter(|(last, before)| last.role == "assistant" && asked(before));
     let (answer, before) = answered.ok_or_else(|| {
-        let roles: Vec<&str> = messages.iter().map(|message| message.role.as_str()).collect();
-        RecordedError::NoAnswer(if roles.is_empty() { "none".to_owned() } else { roles.join(", ") })
+        let last = messages.last().map_or("no last one".to_owned(), |last| format!("a last one by {:?}", last.role));
+        RecordedError::NoAnswer(format!("{} messages and {last}", messages.len()))
     })?;
     let (family, _, markers) = markers_of(model, params);
     let prompt = template.render(before)?;

@@ -13,7 +13,7 @@ pub struct Message {
     /// What was said.
     pub content: String,
     /// What was thought before it was said; templates decide whether to repeat it.
-    #[serde(default, alias = "reasoning", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
 }
 

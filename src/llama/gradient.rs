@@ -72,7 +72,7 @@ impl Backward<'_> {
         // Row t predicts token t + 1.
         let counted: Vec<bool> = self.counted[1..].to_vec();
         let n_counted = counted.iter().filter(|counted| **counted).count();
-        let (forward, products) = (Vec::new(), OutProducts::new(self.n_threads)?);
+        let (forward, products) = (Vec::new(), OutProducts::new(self.n_threads.min(MAX_THREADS))?);
         let seen_first_layer = false;
         let mut state =
             Box::new(State { running: false, counted, forward, products, visit, seen_first_layer, error: None });

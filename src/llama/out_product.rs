@@ -42,11 +42,13 @@ impl OutProducts {
     /// fewer, each for as many neighbours.
     ///
     /// # Errors
-    /// When they are not in host memory, not of these types, or memory runs out.
+    /// When one is not in host memory, `b` or the node is not float32, the node is not contiguous, or memory runs out.
     pub fn compute(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
         let (Some(a), Some(b)) = (node.source(0), node.source(1)) else { return Err("a product of nothing".into()) };
+        b.check_f32()?;
+        node.check_contiguous_f32()?;
         let [n, m, outer, most] = a.shape();
-        let rows = (CHUNK / (n * outer * most)).next_multiple_of(ROWS);
+        let rows = (CHUNK / (n * outer * most)).max(1).next_multiple_of(ROWS);
         for start in (0..m).step_by(rows) {
             self.add(node, a, b, start..m.min(start + rows))?;
         }
@@ -161,6 +163,8 @@ mod tests {
         buffer: *mut sys::ggml_backend_buffer,
         tensor: *mut sys::ggml_tensor,
         values: Vec<f32>,
+        /// Whether rows and columns are swapped in memory, as in a gradient that is transposed.
+        transposed: bool,
     }
 
     impl Operand {
@@ -183,14 +187,25 @@ mod tests {
                     let to_float = (*sys::ggml_get_type_traits(kind)).to_float.expect("a type of weights");
                     to_float(data, values.as_mut_ptr(), values.len() as i64);
                 }
-                Self { context, buffer, tensor, values }
+                Self { context, buffer, tensor, values, transposed: false }
             }
         }
 
         fn at(&self, [i, row, head, sequence]: [usize; 4]) -> f64 {
             // SAFETY: a live tensor's header is read.
             let [n, rows, heads, _] = unsafe { (*self.tensor).ne }.map(|n| n as usize);
-            f64::from(self.values[((sequence * heads + head) * rows + row) * n + i])
+            let place = if self.transposed { i * rows + row } else { row * n + i };
+            f64::from(self.values[(sequence * heads + head) * rows * n + place])
+        }
+
+        /// A view of it with rows for columns.
+        fn transposed(self) -> Self {
+            // SAFETY: a live tensor's header is changed; it stands for the same numbers.
+            unsafe {
+                (*self.tensor).ne.swap(0, 1);
+                (*self.tensor).nb.swap(0, 1);
+            }
+            Self { transposed: true, ..self }
         }
     }
 
@@ -220,7 +235,8 @@ mod tests {
                 let summands = (0..m).map(|k| a.at([i, k, head * a_heads / heads, 0]) * b.at([j, k, head, 0]));
                 let (sum, magnitude) = summands.fold((0.0, 0.0), |(sum, all), x| (sum + x, all + f64::abs(x)));
                 let error = (result.at([i, j, head, 0]) - sum).abs() / magnitude;
-                worst = if error <= worst { worst } else { error };
+                // `max` would pass over NaN.
+                worst = if error <= worst || worst.is_nan() { worst } else { error };
             }
         }
         worst
@@ -257,8 +273,11 @@ mod tests {
         for (a_heads, heads) in [(1, 3), (3, 9), (4, 4)] {
             let a = Operand::new(sys::GGML_TYPE_F32, [64, 48, a_heads, 1], &mut random);
             let b = Operand::new(sys::GGML_TYPE_F32, [20, 48, heads, 1], &mut random);
-            let error = worst_error(&a, &b, [64, 48, a_heads, 20, heads]);
-            assert!(error <= 1e-5, "{heads} heads on {a_heads}: {error}");
+            let turned = Operand::new(sys::GGML_TYPE_F32, [48, 20, heads, 1], &mut random).transposed();
+            for b in [b, turned] {
+                let error = worst_error(&a, &b, [64, 48, a_heads, 20, heads]);
+                assert!(error <= 1e-5, "{heads} heads on {a_heads}: {error}");
+            }
         }
     }
 

@@ -25,7 +25,8 @@ impl<'g> Tensor<'g> {
     }
 
     fn get(&self) -> &'g sys::ggml_tensor {
-        // SAFETY: by the contract of `new` the tensor lives for 'g and its header is not written.
+        // SAFETY: by the contract of `new` the tensor lives for 'g and its header is not written, but for its operation,
+        // by the thread that the graph stopped in, which holds no reference then.
         unsafe { &*self.raw.as_ptr() }
     }
 
@@ -100,15 +101,29 @@ impl<'g> Tensor<'g> {
         Ok(bytes.chunks_exact(8).map(|b| i64::from_ne_bytes(b.try_into().expect("chunks of 8"))).collect())
     }
 
+    /// Whether its elements are F32.
+    pub fn check_f32(&self) -> Result<(), HookError> {
+        let name = || String::from_utf8_lossy(self.name()).into_owned();
+        match self.get().type_ {
+            sys::GGML_TYPE_F32 => Ok(()),
+            _ => Err(format!("expected {} as f32, found {}", name(), self.type_name()).into()),
+        }
+    }
+
+    /// Whether its elements are F32 and lie side by side.
+    pub fn check_contiguous_f32(&self) -> Result<(), HookError> {
+        self.check_f32()?;
+        // SAFETY: reads the header of a valid tensor.
+        match unsafe { sys::ggml_is_contiguous(self.raw.as_ptr()) } {
+            true => Ok(()),
+            false => Err(format!("expected {} in one piece", String::from_utf8_lossy(self.name())).into()),
+        }
+    }
+
     /// Runs `change` on the elements of a contiguous F32 tensor. In host memory it works in place; elsewhere the data
     /// is read, changed and written back.
     pub fn with_f32<R>(&self, change: impl FnOnce(&mut [f32]) -> R) -> Result<R, HookError> {
-        // SAFETY: reads the header of a valid tensor.
-        let contiguous = unsafe { sys::ggml_is_contiguous(self.raw.as_ptr()) };
-        if self.get().type_ != sys::GGML_TYPE_F32 || !contiguous {
-            let name = String::from_utf8_lossy(self.name()).into_owned();
-            return Err(format!("expected {name} as contiguous f32, found {}", self.type_name()).into());
-        }
+        self.check_contiguous_f32()?;
         let len = self.n_bytes() / size_of::<f32>();
         if self.is_host() {
             // SAFETY: allocated, F32, contiguous, host; the graph is stopped, so nothing else reads or writes it.

@@ -42,7 +42,9 @@ impl LayerMetrics {
         let block = |segment| {
             let n = of(segment).count();
             let row = |query| of(segment).take_while(move |&key| key <= query).map(move |key| map.get(query, key));
-            (n > 0).then(|| of(segment).flat_map(row).sum::<f64>() / (n * n) as f64)
+            let mean = (n > 0).then(|| of(segment).flat_map(row).sum::<f64>() / (n * n) as f64);
+            // Cells that were not measured are NaN.
+            mean.filter(|mean| mean.is_finite())
         };
         let (final_block, analysis_block) = (block(Segment::Summary), block(Segment::Thinking));
         let ratio = |(summary, thinking): (f64, f64)| (thinking > 0.0).then_some(summary / thinking);

@@ -97,7 +97,7 @@ impl Estimate {
     /// Most cells of a quantized run have no effect that shows, so few of these may pass. A standard error from two tables of
     /// nine values has some twelve degrees of freedom, by which one such cell in 3,000 passes at five (Student's t).
     pub fn below_noise(&self, value: f64) -> bool {
-        value.abs() < 5.0 * self.se + self.curvature
+        value.abs() <= 5.0 * self.se + self.curvature
     }
 }
 
@@ -121,6 +121,12 @@ impl LayerMaps {
         let best = [Metric::Saliency, Metric::Rms, Metric::Signed, Metric::Attention].into_iter();
         let found = best.filter_map(|metric| Some((metric, self.map(metric)?))).next();
         found.map_or((Metric::Saliency, StepMap::new(0)), |(metric, map)| (metric, map.map(f64::abs)))
+    }
+
+    /// Whether any cell was measured.
+    pub fn is_measured(&self) -> bool {
+        let known = |map: &StepMap| (0..map.n_steps()).any(|query| map.row(query).iter().any(|value| !value.is_nan()));
+        self.maps.iter().any(|map| known(&map.values))
     }
 
     /// The map of a metric, if it was measured.

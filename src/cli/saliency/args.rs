@@ -124,8 +124,8 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub pairs: Option<u32>,
     /// Forwards to spend at most; more than all cells take go where the noise is largest.
-    #[arg(long, value_name = "N")]
-    pub budget: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub budget: Option<u32>,
     /// What probes compute with; `model` by default.
     #[arg(long, value_enum)]
     pub activations: Option<Activations>,

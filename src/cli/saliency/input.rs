@@ -32,9 +32,42 @@ enum Source {
     \"role\" and \"content\" as text"
 )]
 enum Line {
-    Conversation { messages: Vec<Message> },
+    Conversation { messages: Vec<Said> },
     Pair { prompt: String, reply: String },
-    Message(Message),
+    Message(Said),
+}
+
+/// A message as APIs write it.
+#[derive(Deserialize)]
+struct Said {
+    role: String,
+    content: Option<Content>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+}
+
+/// What was said: text, or parts of it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    text: String,
+}
+
+impl From<Said> for Message {
+    fn from(said: Said) -> Self {
+        let content = match said.content {
+            None => String::new(),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
+        };
+        Self { role: said.role, content, reasoning_content: said.reasoning_content.or(said.reasoning) }
+    }
 }
 
 /// Reads all that the flags name.
@@ -45,7 +78,8 @@ pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Input>> {
     }
     let mut inputs: Vec<Input> = Vec::new();
     for path in &args.files {
-        for input in read_file(path).with_context(|| path.display().to_string())? {
+        let bytes = input::read_bytes(path)?;
+        for input in of_file(path, &bytes).with_context(|| path.display().to_string())? {
             if inputs.iter().any(|other| other.name == input.name) {
                 bail!(Usage(format!("two traces are called {}; give their files different names", input.name)));
             }
@@ -56,16 +90,15 @@ pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Input>> {
     Ok(inputs)
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<Input>> {
-    let bytes = input::read_bytes(path)?;
+fn of_file(path: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Input>> {
     let stem = path.file_stem().filter(|_| path.as_os_str() != "-");
     let name = stem.map_or("stdin".to_owned(), |stem| stem.to_string_lossy().into_owned());
     // Inside of a text these quotes would be escaped.
     let key = b"\"stepflow_trace\"";
     if bytes.windows(key.len()).any(|window| window == key) {
-        return Ok(vec![Input { name, source: Source::Trace(TraceFile::read(&bytes)?) }]);
+        return Ok(vec![Input { name, source: Source::Trace(TraceFile::read(bytes)?) }]);
     }
-    let mut conversations = conversations(&bytes)?;
+    let mut conversations = conversations(bytes)?;
     let several = conversations.len() > 1;
     let numbered = |i: usize| if several { format!("{name}-{}", i + 1) } else { name.clone() };
     Ok(conversations
@@ -84,9 +117,9 @@ fn conversations(bytes: &[u8]) -> anyhow::Result<Vec<Vec<Message>>> {
             anyhow::anyhow!("neither a trace of --save-trace nor a conversation as JSONL: line {}: {reason}", i + 1)
         })?;
         match line {
-            Line::Conversation { messages } => conversations.push(messages),
+            Line::Conversation { messages } => conversations.push(messages.into_iter().map(Message::from).collect()),
             Line::Pair { prompt, reply } => conversations.push(pair(prompt, reply)),
-            Line::Message(message) => messages.push(message),
+            Line::Message(message) => messages.push(message.into()),
         }
     }
     match (conversations.is_empty(), messages.is_empty()) {
@@ -153,6 +186,10 @@ mod tests {
     fn jsonl_holds_one_conversation_or_several() {
         let message = r#"{"role": "user", "content": "a"}"#;
         let answer = r#"{"role": "assistant", "content": "c", "reasoning_content": "b", "id": 7}"#;
+        let parts = r#"{"role": "user", "content": [{"type": "text", "text": "a"}]}"#;
+        let thought = r#"{"role": "assistant", "content": null, "reasoning": "b"}"#;
+        let both = conversations(format!("{parts}\n{thought}").as_bytes()).unwrap();
+        assert_eq!((both[0][0].content.as_str(), both[0][1].reasoning_content.as_deref()), ("a", Some("b")));
         let one = conversations(format!("{message}\n{answer}\n").as_bytes()).unwrap();
         assert_eq!((one.len(), one[0].len()), (1, 2));
         assert_eq!(one[0][1].reasoning_content.as_deref(), Some("b"));

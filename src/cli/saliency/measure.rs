@@ -99,7 +99,7 @@ impl Task<'_> {
         let params = self.params();
         let needed = self.probe_of(self.model.clone(), &params).n_forwards();
         match self.args.probe.budget {
-            Some(budget) if budget < needed => bail!(Usage(format!(
+            Some(budget) if (budget as usize) < needed => bail!(Usage(format!(
                 "--budget {budget}: expected at least {needed} forwards, {} for each cell of {} layers and others to learn how \
                  noisy the loss is; --layers chooses fewer",
                 2 * self.args.probe.pairs(),
@@ -169,7 +169,7 @@ impl Task<'_> {
             (params.type_k, params.type_v) = (CacheType::F32, CacheType::F32);
         }
         let probe = self.probe_of(model, &params);
-        let mut progress = Progress::new("probe", "forwards", self.args.probe.budget.unwrap_or(probe.n_forwards()));
+        let mut progress = Progress::new("probe", "forwards", probe.budget.unwrap_or(probe.n_forwards()));
         Ok(probe.run(&mut |done| progress.at(done)).map_err(EngineError::from)?)
     }
 
@@ -187,7 +187,7 @@ impl Task<'_> {
                 Estimator::Rms => saliency::Estimator::Rms,
             },
             pairs: self.args.probe.pairs(),
-            budget: self.args.probe.budget,
+            budget: self.args.probe.budget.map(|budget| budget as usize),
             seed: self.args.probe.seed(),
         }
     }

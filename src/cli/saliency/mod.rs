@@ -2,6 +2,7 @@
 
 pub mod args;
 mod compare;
+mod folder;
 mod input;
 mod measure;
 mod parquet;
@@ -14,9 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use stepflow::engine::Session;
-use stepflow::llama::Model;
-use stepflow::saliency::{LayerMetrics, Metric, Pool, Saliency, StepMap, Verdict};
+use stepflow::engine::{EngineError, Session};
+use stepflow::llama::{LlamaError, Model};
+use stepflow::saliency::{LayerMaps, LayerMetrics, Metric, Pool, Saliency, StepMap, Verdict};
 use stepflow::stepflow::Side;
 use stepflow::trace::{Segment, TraceFile};
 
@@ -35,16 +36,25 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         return compare::run(args);
     }
     let interrupt = Interrupt::install()?;
+    if args.model.lora.is_some() {
+        bail!(Usage("--lora: maps are of the model alone; merge the adapter into it first".to_owned()));
+    }
     let inputs = input::read(&args.input)?;
     let model = setup::load_model(&args.model)?;
-    let n = inputs.len();
-    for (i, input) in inputs.into_iter().enumerate() {
-        let out = if n == 1 { args.out.clone() } else { args.out.join(&input.name) };
-        if n > 1 {
-            say!("stepflow: {} of {n}: {}", i + 1, input.name);
-        }
+    // All of them, so that a bad one costs no measuring of others.
+    let mut traces = Vec::new();
+    for input in inputs {
         let name = input.name.clone();
-        let trace = input.trace(&args.input, &model).with_context(|| name.clone())?;
+        let trace = input.trace(&args.input, &model).and_then(|trace| trace::tokens(&trace, &model).map(|_| trace));
+        traces.push((name.clone(), trace.context(name)?));
+    }
+    folder::check(&args.out, &traces.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
+    let n = traces.len();
+    for (i, (name, trace)) in traces.into_iter().enumerate() {
+        let out = if n == 1 { args.out.clone() } else { args.out.join(&name) };
+        if n > 1 {
+            say!("stepflow: {} of {n}: {name}", i + 1);
+        }
         let settings = Settings { measure: &args.measure, tables: &args.tables, out, interrupt: &interrupt };
         let found = settings.run(model.clone(), &trace).with_context(|| name.clone())?;
         let title = if n == 1 { String::new() } else { format!("{name}\n") };
@@ -63,6 +73,11 @@ pub fn of_conversation(args: &ChatArgs, session: Session, interrupt: &Interrupt,
         return Ok(code);
     };
     let (trace, model) = (session.trace(), session.model().clone());
+    if trace.steps.len() < 2 {
+        say!("stepflow: nothing to measure: the conversation has no thinking and no answer");
+        folder::leave(&out);
+        return Ok(code);
+    }
     // Its memory may be what measuring needs.
     drop(session);
     let (measure, tables) = (MeasureArgs::automatic(args.context.threads), TableArgs::default());
@@ -92,12 +107,13 @@ impl Settings<'_> {
     fn run(self, model: Arc<Model>, trace: &TraceFile) -> anyhow::Result<Found> {
         let task = self.task(model, trace)?;
         let method = task.method()?;
-        std::fs::create_dir_all(task.out).with_context(|| task.out.display().to_string())?;
-        output::check_writable(&task.out.join("cells.csv"))?;
-        let saliency = task.measure(method).inspect_err(|_| {
-            // Only where it is empty.
-            let _ = std::fs::remove_dir(task.out);
-        })?;
+        folder::make(task.out)?;
+        let saliency = task.measure(method).inspect_err(|_| folder::leave(task.out))?;
+        if task.interrupt.was_pressed() && !saliency.layers.iter().any(LayerMaps::is_measured) {
+            folder::leave(task.out);
+            return Err(EngineError::from(LlamaError::Interrupted).into());
+        }
+        folder::clear(task.out)?;
         let verdict = show(&task, trace, method, &saliency)?;
         let interrupted = task.interrupt.was_pressed();
         if interrupted {
@@ -111,7 +127,7 @@ impl Settings<'_> {
         let n_layer = model.n_layer();
         let layers: Vec<usize> = match &self.measure.layers {
             Some(layers) => {
-                let layers = layers.resolve(n_layer, Side::Shallow).map_err(stepflow::engine::EngineError::from)?;
+                let layers = layers.resolve(n_layer, Side::Shallow).map_err(EngineError::from)?;
                 layers.into_iter().collect()
             }
             None => (0..n_layer).collect(),

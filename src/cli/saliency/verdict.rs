@@ -10,7 +10,7 @@ pub fn in_words(verdict: &Verdict) -> String {
         verdict.shallow_lock_in.as_ref(),
         "thinking steps look at themselves and the step before for",
         "more than half",
-        "the trace has no third thinking step, no shallow layer was measured, or noise hides it",
+        "the trace has no second thinking step, no shallow layer was measured, or noise hides it",
     );
     let decay = line(
         "Deep Decay",

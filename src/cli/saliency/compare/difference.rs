@@ -34,7 +34,8 @@ impl Differences {
     /// Step by step where both sides are one run of the same trace; else by segment, each the mean over its steps and over
     /// the runs of a side.
     pub fn new(a: &[Run], b: &[Run], layers: &[usize]) -> Self {
-        let by_step = matches!((a, b), ([a], [b]) if a.about.trace_sha256 == b.about.trace_sha256);
+        let by_step =
+            matches!((a, b), ([a], [b]) if a.about.trace_sha256 == b.about.trace_sha256 && a.segments == b.segments);
         let maps = |side: &[Run], layer| match by_step {
             true => side[0].shares[&layer].clone(),
             false => mean(side.iter().map(|run| by_segment(&run.shares[&layer], &run.segments))),

@@ -76,36 +76,39 @@ pub fn number(value: f64) -> String {
 /// A line on one metric's rows.
 pub fn in_words(rows: &[Row]) -> String {
     let Some(first) = rows.first() else { return String::new() };
-    let over_layers = |of: fn(&Row) -> Option<f64>| mean(&rows.iter().filter_map(of).collect::<Vec<_>>());
+    let both = || rows.iter().filter(|row| row.difference.is_some());
+    let over_layers = |of: fn(&Row) -> Option<f64>| mean(&both().filter_map(of).collect::<Vec<_>>());
     let (Some(a), Some(b)) = (over_layers(|row| row.mean_a), over_layers(|row| row.mean_b)) else {
-        return format!("{}: not known of both\n", first.metric);
+        return format!("{}: not known of both; they have no such steps, or noise hides it\n", first.metric);
     };
     let mut line = format!("{}: {} in A, {} in B, mean over layers; ", first.metric, number(a), number(b));
-    let differing = |sign: f64| -> LayerSelection {
-        let sure = rows.iter().filter(|row| row.is_sure() && row.difference.is_some_and(|d| d * sign > 0.0));
+    // By ranks, as the test goes: a few large values may move the mean the other way.
+    let differing = |sign: f64| -> Vec<usize> {
+        let sure = rows.iter().filter(|row| row.is_sure() && row.delta.is_some_and(|delta| delta * sign > 0.0));
         sure.map(|row| row.layer).collect()
     };
     let tested = rows.iter().filter(|row| row.p.is_some()).count();
-    let largest = rows.iter().filter(|row| row.difference.is_some()).max_by(|x, y| {
+    let largest = both().max_by(|x, y| {
         let size = |row: &Row| row.difference.unwrap_or(0.0).abs();
         size(x).total_cmp(&size(y))
     });
     if let Some((row, difference)) = largest.and_then(|row| Some((row, row.difference?))) {
         let sign = if difference < 0.0 { "-" } else { "+" };
-        let _ = write!(line, "most apart in layer {}, {sign}{}", row.layer, number(difference.abs()));
-    }
-    if tested > 0 {
-        let up = rows.iter().any(|row| row.is_sure() && row.difference.is_some_and(|d| d > 0.0));
-        let down = rows.iter().any(|row| row.is_sure() && row.difference.is_some_and(|d| d < 0.0));
-        let _ = match (up, down) {
-            (false, false) => write!(line, "; no layer of {tested} differs beyond chance"),
-            (true, false) => write!(line, "; B is above A in layers {}", differing(1.0)),
-            (false, true) => write!(line, "; B is below A in layers {}", differing(-1.0)),
-            (true, true) => {
-                write!(line, "; B is above A in layers {}, below in {}", differing(1.0), differing(-1.0))
-            }
+        let _ = match difference == 0.0 {
+            true => write!(line, "the same in every layer"),
+            false => write!(line, "most apart in layer {}, {sign}{}", row.layer, number(difference.abs())),
         };
     }
+    let list = |layers: Vec<usize>| layers.into_iter().collect::<LayerSelection>();
+    let _ = match (tested, differing(1.0), differing(-1.0)) {
+        (0, ..) => Ok(()),
+        (_, up, down) if up.is_empty() && down.is_empty() => {
+            write!(line, "; no layer of {tested} differs beyond chance")
+        }
+        (_, up, down) if down.is_empty() => write!(line, "; B is above A in layers {}", list(up)),
+        (_, up, down) if up.is_empty() => write!(line, "; B is below A in layers {}", list(down)),
+        (_, up, down) => write!(line, "; B is above A in layers {}, below in {}", list(up), list(down)),
+    };
     line.push('\n');
     line
 }

@@ -5,9 +5,7 @@ mod metrics;
 mod pictures;
 mod read;
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 use stepflow::saliency::LayerMetrics;
@@ -35,11 +33,11 @@ struct DifferenceRow<'a> {
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let (a, b) = (read::runs(&args.a)?, read::runs(&args.b)?);
-    let layers = common_layers(&a, &b)?;
+    let layers = layers(&a, &b)?;
     let differences = Differences::new(&a, &b, &layers);
     let names = LayerMetrics::default().named().map(|(name, _)| name);
     let metrics: Vec<Vec<Row>> = names.into_iter().map(|metric| metrics::of(metric, &a, &b, &layers)).collect();
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let write_rows = |out: &mut dyn std::io::Write| {
         let mut csv = csv::Writer::from_writer(out);
         metrics.iter().flatten().try_for_each(|row| csv.serialize(row))?;
@@ -71,31 +69,30 @@ fn runs(side: &[Run]) -> String {
 }
 
 fn described(run: &Run) -> serde_json::Value {
-    json!({ "folder": run.path, "run_id": run.about.run_id, "trace_sha256": run.about.trace_sha256 })
+    json!({ "folder": run.path.display().to_string(), "run_id": run.about.run_id, "trace_sha256": run.about.trace_sha256 })
 }
 
-/// The layers that all runs have. All must be measured alike.
-fn common_layers(a: &[Run], b: &[Run]) -> anyhow::Result<Vec<usize>> {
-    let first = &a[0];
-    for run in a.iter().chain(b) {
-        if (&run.about.method, &run.metric) != (&first.about.method, &first.metric) {
-            bail!(
-                "{} is {} by {}, {} is {} by {}; expected all to be measured alike, with the same --method",
-                first.path.display(),
-                first.metric,
-                first.about.method,
-                run.path.display(),
-                run.metric,
-                run.about.method
-            );
+/// The layers of all runs. Those of a side must be measured alike in everything, both sides by the same method in the same
+/// layers.
+fn layers(a: &[Run], b: &[Run]) -> anyhow::Result<Vec<usize>> {
+    for side in [a, b] {
+        if let Some(other) = side.iter().find(|run| run.how() != side[0].how()) {
+            return Err(unlike(&side[0], other));
         }
     }
-    let layers = |run: &Run| run.shares.keys().copied().collect::<BTreeSet<usize>>();
-    let common = a.iter().chain(b).map(layers).reduce(|common, layers| &common & &layers).unwrap_or_default();
-    if common.is_empty() {
-        bail!("expected a layer that all runs have, found none; measure them with the same --layers");
+    let measured = |run: &Run| (run.metric.clone(), run.about.method.clone(), run.layers().clone());
+    if measured(&a[0]) != measured(&b[0]) {
+        return Err(unlike(&a[0], &b[0]));
     }
-    Ok(common.into_iter().collect())
+    if a[0].how() != b[0].how() {
+        say!("stepflow: A is {}; B is {}", a[0].how(), b[0].how());
+    }
+    Ok(a[0].layers().iter().copied().collect())
+}
+
+fn unlike(one: &Run, other: &Run) -> anyhow::Error {
+    let (path, other_path) = (one.path.display(), other.path.display());
+    anyhow::anyhow!("{path} is {}, {other_path} is {}; expected them to be measured alike", one.how(), other.how())
 }
 
 fn write_differences(differences: &Differences, out: &mut dyn std::io::Write) -> std::io::Result<()> {

@@ -28,7 +28,9 @@ fn curves(caption: &str, metrics: &[Vec<Row>]) -> String {
     let place = |i: usize| (left + (i % 2) as f64 * (width + gap + 20.0), top + (i / 2) as f64 * (height + gap));
     let rows = known.len().div_ceil(2) as f64;
     let mut svg = Svg::new(left + 2.0 * width + gap + 60.0, top + rows * (height + gap) + 10.0);
-    svg.text(left, 22.0, "start", 15.0, "Metrics by layer; dots: they differ, p < 0.05 after Holm's correction");
+    let tested = metrics.iter().flatten().any(|row| row.p.is_some());
+    let dots = if tested { "; large dots: they differ, p < 0.05 after Holm's correction" } else { "" };
+    svg.text(left, 22.0, "start", 15.0, &format!("Metrics by layer{dots}"));
     svg.text(left, 40.0, "start", 10.0, caption);
     for (i, (colour, name)) in SIDES.iter().enumerate() {
         let x = left + 2.0 * width + gap - 60.0 + 50.0 * i as f64;

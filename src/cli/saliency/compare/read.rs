@@ -1,13 +1,17 @@
 //! Runs of `saliency`, read back from the folders they left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use stepflow::saliency::StepMap;
+use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
+
+/// Metrics of maps, the most telling first.
+const METRICS: [&str; 4] = ["saliency", "rms", "signed", "attention"];
 
 /// What a run found.
 pub struct Run {
@@ -30,6 +34,30 @@ pub struct About {
     pub run_id: String,
     pub trace_sha256: String,
     pub method: String,
+    layers: BTreeSet<usize>,
+    loss: Option<Loss>,
+    probe: Option<serde_json::Value>,
+}
+
+/// What it says of the loss.
+#[derive(Deserialize)]
+struct Loss {
+    of: String,
+}
+
+impl Run {
+    /// What its numbers hang on besides model and trace, in words.
+    pub fn how(&self) -> String {
+        let loss = self.about.loss.as_ref().map_or(String::new(), |loss| format!(", loss of {}", loss.of));
+        let probe = self.about.probe.as_ref().map_or(String::new(), |probe| format!(", {probe}"));
+        let layers: LayerSelection = self.about.layers.iter().copied().collect();
+        format!("{} by {}, layers {layers}{loss}{probe}", self.metric, self.about.method)
+    }
+
+    /// Its layers.
+    pub fn layers(&self) -> &BTreeSet<usize> {
+        &self.about.layers
+    }
 }
 
 /// A row of `cells.csv`.
@@ -58,13 +86,21 @@ struct Step {
 
 /// The run in a folder, or those in the folders in it.
 pub fn runs(folder: &Path) -> anyhow::Result<Vec<Run>> {
-    if folder.join("run.json").is_file() {
-        return Ok(vec![run(folder.to_owned())?]);
-    }
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let expected = || format!("{}: expected the folder of a run of `stepflow saliency`", folder.display());
+    let entries = std::fs::read_dir(folder).with_context(expected)?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
     paths.retain(|path| path.join("run.json").is_file());
     paths.sort();
+    if folder.join("run.json").is_file() {
+        if let Some(other) = paths.first() {
+            bail!(
+                "{}: expected one run or a folder of runs, found both: {} is another",
+                folder.display(),
+                other.display()
+            );
+        }
+        return Ok(vec![run(folder.to_owned())?]);
+    }
     if paths.is_empty() {
         bail!(
             "{}: expected what `stepflow saliency -o` leaves, found no run.json in it or a folder in it",
@@ -79,8 +115,13 @@ fn run(path: PathBuf) -> anyhow::Result<Run> {
     let text = std::fs::read(&json).with_context(|| json.display().to_string())?;
     let about: About = serde_json::from_slice(&text).with_context(|| json.display().to_string())?;
     let segments: Vec<Segment> = rows(&path.join("steps.csv"), |step: Step| step.segment)?;
-    let layers = rows(&path.join("layers.csv"), |row: Layer| Some(((row.metric, row.layer), row.value?)))?;
+    let layers = rows(&path.join("layers.csv"), |row: Layer| {
+        Some(((row.metric, row.layer), row.value.filter(|value| value.is_finite())?))
+    })?;
     let (metric, maps) = maps(&path.join("cells.csv"), segments.len())?;
+    if !maps.keys().eq(&about.layers) {
+        bail!("{}: cells.csv has other layers than run.json: it is cut short", path.display());
+    }
     let shares = maps.into_iter().map(|(layer, map)| (layer, shares(&map))).collect();
     Ok(Run { path, about, segments, metric, shares, layers: layers.into_iter().flatten().collect() })
 }
@@ -93,18 +134,26 @@ fn rows<R: DeserializeOwned, T>(path: &Path, read: impl Fn(R) -> T) -> anyhow::R
 
 /// The most telling metric in a table of cells, and the magnitudes of its map of every layer.
 fn maps(path: &Path, n_steps: usize) -> anyhow::Result<(String, BTreeMap<usize, StepMap>)> {
-    let cells = rows(path, |cell: Cell| cell)?;
-    let there = |metric: &&str| cells.iter().any(|cell| cell.metric == *metric);
-    let Some(metric) = ["saliency", "rms", "signed", "attention"].into_iter().find(there) else {
-        bail!("{}: expected cells of saliency, rms, signed or attention, found none", path.display());
+    let names = rows(path, |cell: Cell| METRICS.into_iter().position(|name| name == cell.metric))?;
+    let Some(metric) = names.into_iter().flatten().min().map(|best| METRICS[best]) else {
+        bail!("{}: expected cells of {}, found none", path.display(), METRICS.join(", "));
     };
+    let of_metric =
+        |cell: Cell| (cell.metric == metric).then_some((cell.layer, cell.query_step, cell.key_step, cell.value));
+    let cells: Vec<_> = rows(path, of_metric)?.into_iter().flatten().collect();
+    let (n_layers, expected) =
+        (cells.iter().map(|cell| cell.0).collect::<BTreeSet<_>>().len(), n_steps * (n_steps + 1) / 2);
+    if cells.len() != n_layers * expected {
+        let n = cells.len();
+        bail!("{}: expected {expected} cells in each of {n_layers} layers, found {n}: it is cut short", path.display());
+    }
     let mut maps = BTreeMap::new();
-    for Cell { layer, query_step, key_step, value, .. } in cells.iter().filter(|cell| cell.metric == metric) {
-        if *key_step > *query_step || *query_step >= n_steps {
-            bail!("{}: steps {query_step} and {key_step} are not two of {n_steps}, in order", path.display());
+    for (layer, query, key, value) in cells {
+        if key > query || query >= n_steps {
+            bail!("{}: steps {query} and {key} are not two of {n_steps}, in order", path.display());
         }
-        let map = maps.entry(*layer).or_insert_with(|| StepMap::<f64>::new(n_steps));
-        map.set(*query_step, *key_step, value.map_or(f64::NAN, f64::abs));
+        let map = maps.entry(layer).or_insert_with(|| StepMap::<f64>::new(n_steps).map(|_| f64::NAN));
+        map.set(query, key, value.map_or(f64::NAN, f64::abs));
     }
     Ok((metric.to_owned(), maps))
 }

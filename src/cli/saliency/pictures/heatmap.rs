@@ -1,7 +1,5 @@
 //! Heatmaps: query steps down, key steps across.
 
-use stepflow::saliency::StepMap;
-
 use super::Pictures;
 use super::scale::Scale;
 use super::svg::Svg;
@@ -12,12 +10,13 @@ const UNMEASURED: [u8; 3] = [235, 235, 235];
 const FRAME: &str = r##"fill="none" stroke="#888" stroke-width="0.6""##;
 
 /// One layer, with its axes.
-pub fn single(pictures: &Pictures<'_>, layer: usize, map: &StepMap, scale: &Scale) -> String {
+pub fn single(pictures: &Pictures<'_>, index: usize, scale: &Scale) -> String {
+    let (layer, map) = &pictures.maps[index];
     let (left, top, side) = (64.0, 64.0, 520.0);
     let mut svg = Svg::new(left + side + 110.0, top + side + 56.0);
-    svg.text(left, 22.0, "start", 15.0, &format!("Layer {layer}: {}", pictures.metric.name()));
+    svg.text(left, 22.0, "start", 15.0, &format!("Layer {layer}: {}", pictures.title()));
     svg.text(left, 40.0, "start", 10.0, &pictures.caption);
-    panel(&mut svg, pictures, map, scale, (left, top), side);
+    panel(&mut svg, pictures, index, scale, (left, top), side);
     let n = map.n_steps();
     let middle = |step: usize| side * (step as f64 + 0.5) / n as f64;
     for step in (0..n).step_by(n.div_ceil(20).max(1)) {
@@ -43,12 +42,12 @@ pub fn grid(pictures: &Pictures<'_>, scale: &Scale) -> String {
     let rows = pictures.maps.len().div_ceil(columns).max(1);
     let size = |n: usize| n as f64 * (side + gap);
     let mut svg = Svg::new((left + size(columns) + 90.0).max(480.0), top + size(rows) + 10.0);
-    svg.text(left, 22.0, "start", 15.0, &format!("{}: query step down, key step across", pictures.metric.name()));
+    svg.text(left, 22.0, "start", 15.0, &format!("{}: query step down, key step across", pictures.title()));
     svg.text(left, 40.0, "start", 10.0, &pictures.caption);
-    for (i, (layer, map)) in pictures.maps.iter().enumerate() {
+    for (i, (layer, _)) in pictures.maps.iter().enumerate() {
         let (x, y) = (left + size(i % columns), top + size(i / columns));
         svg.text(x, y - 4.0, "start", 11.0, &format!("layer {layer}"));
-        panel(&mut svg, pictures, map, scale, (x, y), side);
+        panel(&mut svg, pictures, i, scale, (x, y), side);
     }
     let height = size(rows) - gap;
     bar(&mut svg, scale, (left + size(columns), top), height.min(400.0), pictures.metric.unit());
@@ -56,10 +55,13 @@ pub fn grid(pictures: &Pictures<'_>, scale: &Scale) -> String {
 }
 
 /// The squares, and dashed lines where segments begin.
-fn panel(svg: &mut Svg, pictures: &Pictures<'_>, map: &StepMap, scale: &Scale, (x, y): (f64, f64), side: f64) {
+fn panel(svg: &mut Svg, pictures: &Pictures<'_>, index: usize, scale: &Scale, (x, y): (f64, f64), side: f64) {
+    let (map, below_noise) = (&pictures.maps[index].1, &pictures.below_noise[index]);
     let n = map.n_steps();
     svg.squares((x, y), (side, side), (n, n), |key, query| {
-        (key <= query).then(|| scale.position(map.get(query, key)).map_or(UNMEASURED, Scale::colour))
+        let position = (key <= query).then(|| scale.position(map.get(query, key)))?;
+        let below = below_noise.as_ref().is_some_and(|below| below.get(query, key));
+        Some(position.map_or(UNMEASURED, |at| if below { pale(Scale::colour(at)) } else { Scale::colour(at) }))
     });
     svg.rectangle((x, y), (side, side), FRAME);
     for (step, _) in pictures.boundaries().into_iter().skip(1) {
@@ -67,6 +69,11 @@ fn panel(svg: &mut Svg, pictures: &Pictures<'_>, map: &StepMap, scale: &Scale, (
         svg.line((x + at, y), (x + at, y + side), DASHED);
         svg.line((x, y + at), (x + side, y + at), DASHED);
     }
+}
+
+/// A colour most of the way to white.
+fn pale(colour: [u8; 3]) -> [u8; 3] {
+    colour.map(|part| 255 - (255 - part) / 4)
 }
 
 /// The scale.

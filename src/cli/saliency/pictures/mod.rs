@@ -38,14 +38,23 @@ impl Pictures<'_> {
         let scale = Scale::of(self.maps.iter().map(|(_, map)| map));
         let singles = folder.join("layers");
         std::fs::create_dir_all(&singles)?;
-        for (layer, map) in &self.maps {
-            both(&singles.join(format!("{layer:02}")), &heatmap::single(self, *layer, map, &scale))?;
+        for (index, (layer, _)) in self.maps.iter().enumerate() {
+            both(&singles.join(format!("{layer:02}")), &heatmap::single(self, index, &scale))?;
         }
         both(&folder.join("heatmap"), &heatmap::grid(self, &scale))?;
         let curves = curves::curves(self);
         both(&folder.join("curves"), &curves)?;
         let page = page::page(self, &scale, &curves);
         output::write_file(&folder.join("index.html"), |out| out.write_all(page.as_bytes()))
+    }
+
+    /// What the numbers are, in words.
+    fn title(&self) -> String {
+        let marks = if self.below_noise.iter().any(Option::is_some) { "; pale: below noise" } else { "" };
+        match self.metric {
+            Metric::Signed => format!("abs(signed){marks}"),
+            metric => format!("{}{marks}", metric.name()),
+        }
     }
 
     /// The steps at which another segment begins, and its name; the first step's too.

@@ -30,7 +30,7 @@ pub fn page(pictures: &Pictures<'_>, scale: &Scale, curves: &str) -> String {
     });
     let position = |i: usize| i as f64 / (COLOURS - 1) as f64;
     let data = json!({
-        "metric": pictures.metric.name(),
+        "metric": pictures.title(),
         "unit": pictures.metric.unit(),
         "low": scale.low,
         "high": scale.high,
