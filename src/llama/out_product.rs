@@ -199,13 +199,14 @@ mod tests {
         }
 
         /// A view of it with rows for columns.
-        fn transposed(self) -> Self {
+        fn transposed(mut self) -> Self {
             // SAFETY: a live tensor's header is changed; it stands for the same numbers.
             unsafe {
                 (*self.tensor).ne.swap(0, 1);
                 (*self.tensor).nb.swap(0, 1);
             }
-            Self { transposed: true, ..self }
+            self.transposed = true;
+            self
         }
     }
 
