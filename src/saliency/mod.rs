@@ -38,6 +38,9 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// All of them, the most telling first: what to look at of a run that measured several.
+    pub const ALL: [Self; 4] = [Self::Saliency, Self::Rms, Self::Signed, Self::Attention];
+
     /// Its name in files.
     pub fn name(self) -> &'static str {
         match self {
@@ -118,9 +121,12 @@ impl LayerMaps {
     /// What to look at first: Step-Saliency, or the nearest thing that was measured, all 0 or more; signed sums without
     /// their signs.
     pub fn magnitudes(&self) -> (Metric, StepMap) {
-        let best = [Metric::Saliency, Metric::Rms, Metric::Signed, Metric::Attention].into_iter();
-        let found = best.filter_map(|metric| Some((metric, self.map(metric)?))).next();
-        found.map_or((Metric::Saliency, StepMap::new(0)), |(metric, map)| (metric, map.map(f64::abs)))
+        self.most_telling().map_or((Metric::Saliency, StepMap::new(0)), |(metric, map)| (metric, map.map(f64::abs)))
+    }
+
+    /// The map to look at first, as it was measured.
+    pub fn most_telling(&self) -> Option<(Metric, &StepMap)> {
+        Metric::ALL.into_iter().find_map(|metric| Some((metric, self.map(metric)?)))
     }
 
     /// Whether any cell was measured.

@@ -224,8 +224,7 @@ impl Tables<'_> {
         let folder = self.task.out.join("layers");
         std::fs::create_dir_all(&folder)?;
         for layer in &self.saliency.layers {
-            let (metric, _) = layer.magnitudes();
-            let Some(map) = layer.map(metric) else { continue };
+            let Some((_, map)) = layer.most_telling() else { continue };
             output::write_file(&folder.join(format!("{:02}.csv", layer.layer)), |out| {
                 let mut csv = csv::Writer::from_writer(out);
                 let keys = (0..map.n_steps()).map(|key| key.to_string());

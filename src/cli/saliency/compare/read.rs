@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use stepflow::saliency::StepMap;
+use stepflow::saliency::{Metric, StepMap};
 use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
-
-/// Metrics of maps, the most telling first.
-const METRICS: [&str; 4] = ["saliency", "rms", "signed", "attention"];
 
 /// What a run found.
 pub struct Run {
@@ -127,20 +124,28 @@ fn run(path: PathBuf) -> anyhow::Result<Run> {
 }
 
 /// What `read` makes of every row of a table.
-fn rows<R: DeserializeOwned, T>(path: &Path, read: impl Fn(R) -> T) -> anyhow::Result<Vec<T>> {
+fn rows<R: DeserializeOwned, T>(path: &Path, mut read: impl FnMut(R) -> T) -> anyhow::Result<Vec<T>> {
     let mut csv = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
     csv.deserialize().map(|row| Ok(read(row?))).collect::<csv::Result<_>>().with_context(|| path.display().to_string())
 }
 
 /// The most telling metric in a table of cells, and the magnitudes of its map of every layer.
 fn maps(path: &Path, n_steps: usize) -> anyhow::Result<(String, BTreeMap<usize, StepMap>)> {
-    let names = rows(path, |cell: Cell| METRICS.into_iter().position(|name| name == cell.metric))?;
-    let Some(metric) = names.into_iter().flatten().min().map(|best| METRICS[best]) else {
-        bail!("{}: expected cells of {}, found none", path.display(), METRICS.join(", "));
+    let (mut best, mut cells) = (Metric::ALL.len(), Vec::new());
+    rows(path, |cell: Cell| {
+        let rank = Metric::ALL.into_iter().position(|metric| metric.name() == cell.metric).unwrap_or(Metric::ALL.len());
+        if rank < best {
+            best = rank;
+            cells.clear();
+        }
+        if rank == best {
+            cells.push((cell.layer, cell.query_step, cell.key_step, cell.value));
+        }
+    })?;
+    let Some(metric) = Metric::ALL.get(best) else {
+        let names = Metric::ALL.map(Metric::name).join(", ");
+        bail!("{}: expected cells of {names}, found none", path.display());
     };
-    let of_metric =
-        |cell: Cell| (cell.metric == metric).then_some((cell.layer, cell.query_step, cell.key_step, cell.value));
-    let cells: Vec<_> = rows(path, of_metric)?.into_iter().flatten().collect();
     let (n_layers, expected) =
         (cells.iter().map(|cell| cell.0).collect::<BTreeSet<_>>().len(), n_steps * (n_steps + 1) / 2);
     if cells.len() != n_layers * expected {
@@ -155,7 +160,7 @@ fn maps(path: &Path, n_steps: usize) -> anyhow::Result<(String, BTreeMap<usize, 
         let map = maps.entry(layer).or_insert_with(|| StepMap::<f64>::new(n_steps).map(|_| f64::NAN));
         map.set(query, key, value.map_or(f64::NAN, f64::abs));
     }
-    Ok((metric.to_owned(), maps))
+    Ok((metric.name().to_owned(), maps))
 }
 
 /// The map with every row divided by its sum.
