@@ -31,8 +31,7 @@ pub fn text(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<
     if bytes.is_empty() {
         bail!("nothing to answer: stdin is empty; give a prompt with -p, -f or on stdin");
     }
-    let text = utf8(bytes, "stdin")?;
-    Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
+    without_break(bytes, "stdin").map(Some)
 }
 
 /// The system prompt, if there is one.
@@ -56,22 +55,22 @@ pub fn read_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// The text of a file, or of stdin where it is `-`, without the line break at its end.
 pub fn text_of(path: &Path) -> anyhow::Result<String> {
-    let text = utf8(read_bytes(path)?, &path.display().to_string())?;
-    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    without_break(read_bytes(path)?, &path.display().to_string())
 }
 
 /// A text file without the line break at its end.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = utf8(bytes, &path.display().to_string())?;
-    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    without_break(bytes, &path.display().to_string())
 }
 
-fn utf8(bytes: Vec<u8>, from: &str) -> anyhow::Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
+/// Bytes as text, without the line break at its end.
+fn without_break(bytes: Vec<u8>, from: &str) -> anyhow::Result<String> {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("{from}: expected UTF-8 text, found an invalid byte at offset {at}; convert it with iconv")
-    })
+    })?;
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
 /// llama-cli's escapes in `-p`: `\n`, `\r`, `\t`, `\'`, `\"`, `\\` and `\xHH`; any other backslash stays.
