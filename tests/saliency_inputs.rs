@@ -157,4 +157,8 @@ fn nothing_of_an_earlier_run_is_taken_for_part_of_a_later_one() {
     let outcome = measure(&[jsonl.to_str().unwrap()], &["--layers", "1"]);
     assert_eq!(outcome.code(), Some(2), "{outcome:?}");
     assert!(outcome.stderr.contains("is another run; name another folder"), "{outcome:?}");
+    // A chat says so before it answers.
+    let inside = folder.path().to_str().unwrap();
+    let outcome = run(stepflow(["-p", QUESTION, "-st", "-t", "1", "--saliency-csv", inside]));
+    assert_eq!((outcome.code(), outcome.text().as_str()), (Some(2), ""), "{outcome:?}");
 }

@@ -2,14 +2,13 @@
 
 use std::io::IsTerminal;
 
-use anyhow::Context as _;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stepflow::engine::{Control, Event, Session, Summary};
 use stepflow::stepflow::Stats;
 use stepflow::trace::{Family, Markers};
 
 use super::args::ConversationArgs;
-use super::output;
+use super::{output, saliency};
 
 /// The first lines of a chat.
 pub fn banner(session: &Session) {
@@ -78,11 +77,8 @@ pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
 /// # Errors
 /// When it could not.
 pub fn check_files(args: &ConversationArgs) -> anyhow::Result<()> {
-    if let Some(folder) = &args.saliency_csv {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    let table = args.saliency_csv.as_ref().map(|folder| folder.join("cells.csv"));
-    args.stats.iter().chain(&args.save_trace).chain(&table).try_for_each(|path| output::check_writable(path))
+    args.stats.iter().chain(&args.save_trace).try_for_each(|path| output::check_writable(path))?;
+    args.saliency_csv.as_deref().map_or(Ok(()), saliency::check_folder)
 }
 
 /// A user who asked for StepFlow learns when it had nothing to do.

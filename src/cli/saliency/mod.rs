@@ -11,7 +11,7 @@ mod tables;
 mod trace;
 mod verdict;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -85,6 +85,15 @@ pub fn of_conversation(args: &ChatArgs, session: Session, interrupt: &Interrupt,
     // Stdout holds the answer.
     found.verdict.lines().for_each(|line| say!("{line}"));
     Ok(if found.interrupted { exit::INTERRUPTED } else { code })
+}
+
+/// Makes the folder for a conversation's maps, before a long answer is generated.
+///
+/// # Errors
+/// When it holds other runs or cannot be written.
+pub fn check_folder(out: &Path) -> anyhow::Result<()> {
+    folder::check(out, &["conversation"])?;
+    folder::make(out)
 }
 
 /// How to measure, and where to leave what is found.
