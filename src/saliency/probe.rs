@@ -16,7 +16,7 @@ use super::{Estimate, LayerMaps, Metric, MetricMap, Pool, Saliency, StepMap};
 const MAX_SEQUENCES: usize = 63;
 
 /// Tables of losses that say how noisy they are, and how far to step.
-const TABLES: usize = 3;
+const TABLES: usize = 1 + CLOSE.len();
 
 /// What is estimated of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,11 +164,11 @@ impl Probe<'_> {
     /// computed anew after it, and the step that suits it.
     fn noise(&self, engine: &mut Engine<'_>, query: usize) -> Result<Noise, LlamaError> {
         let unscaled = engine.side_by_side(query, &[], self.width(query))?;
-        let tables = [1.0, CLOSE, 5.0 * CLOSE].map(|times| self.table(query, times)).concat();
+        let tables = [1.0, CLOSE[0], CLOSE[1]].map(|times| self.table(query, times)).concat();
         let losses = engine.losses(query, &tables, &unscaled)?;
         let (far, close) = losses.split_at(OFFSETS.len());
         let levels = close.chunks_exact(OFFSETS.len()).map(noise_level);
-        let level = (levels.map(|level| level * level).sum::<f64>() / (TABLES - 1) as f64).sqrt();
+        let level = (levels.map(|level| level * level).sum::<f64>() / CLOSE.len() as f64).sqrt();
         let eps = best_step(far.try_into().expect("one loss for each offset"), level);
         Ok(Noise { level, eps, loss: unscaled[0], unscaled })
     }
@@ -197,10 +197,10 @@ impl Probe<'_> {
         }
         // Forwards of each query step that are paid for and not used yet.
         let mut room = vec![0; self.pool.n_steps()];
+        let decodes: Vec<usize> = (0..room.len()).map(|query| 2_usize.next_multiple_of(self.width(query))).collect();
         while let Some((error, index, query, key)) = heap.pop() {
-            let decode = 2_usize.next_multiple_of(self.width(query));
-            if room[query] < 2 && left >= decode {
-                (left, room[query]) = (left - decode, room[query] + decode);
+            if room[query] < 2 && left >= decodes[query] {
+                (left, room[query]) = (left - decodes[query], room[query] + decodes[query]);
             }
             if room[query] < 2 {
                 continue;
