@@ -98,11 +98,11 @@ fn of_file(path: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Input>> {
     if bytes.windows(key.len()).any(|window| window == key) {
         return Ok(vec![Input { name, source: Source::Trace(TraceFile::read(bytes)?) }]);
     }
-    let mut conversations = conversations(bytes)?;
+    let conversations = conversations(bytes)?;
     let several = conversations.len() > 1;
     let numbered = |i: usize| if several { format!("{name}-{}", i + 1) } else { name.clone() };
     Ok(conversations
-        .drain(..)
+        .into_iter()
         .enumerate()
         .map(|(i, messages)| Input { name: numbered(i), source: Source::Conversation(messages) })
         .collect())

@@ -1,4 +1,4 @@
-//! `cells.csv` as Parquet: the same columns, with types, read faster and a tenth as large.
+//! `cells.csv` as Parquet: the same columns, with types, to be read faster.
 
 use std::io::Write;
 use std::sync::Arc;
