@@ -1,9 +1,47 @@
-//! Tells the program which llama.cpp it is built with.
+//! Tells the program which llama.cpp it is built with, binds the kernels' interface, and builds the CUDA kernels.
+
+use std::path::PathBuf;
 
 fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    llama_version();
+    bind_kernels();
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        build_cuda();
+    }
+    if std::env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
+        // The program finds llama.cpp's libraries beside itself.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN");
+    }
+}
+
+fn llama_version() {
     println!("cargo:rerun-if-changed=Cargo.lock");
     let lock = std::fs::read_to_string("Cargo.lock").unwrap_or_default();
     let mut lines = lock.lines().skip_while(|line| *line != "name = \"llama-cpp-sys-2\"");
     let version = lines.nth(1).and_then(|line| line.split('"').nth(1)).unwrap_or("unknown");
     println!("cargo:rustc-env=LLAMA_CPP_SYS_VERSION={version}");
+}
+
+fn bind_kernels() {
+    println!("cargo:rerun-if-changed=kernels/device.h");
+    println!("cargo:rerun-if-changed=kernels/args.h");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("kernels.rs");
+    let bindings = bindgen::Builder::default()
+        .header("kernels/device.h")
+        .allowlist_type("Sf.*")
+        .allowlist_var("SF_.*")
+        .prepend_enum_name(false)
+        .derive_partialeq(true)
+        .no_partialeq("SfKernels")
+        .generate()
+        .unwrap_or_else(|error| panic!("kernels/device.h: {error}"));
+    bindings.write_to_file(out).expect("cargo's own folder can be written");
+}
+
+/// For every architecture that the compiler knows.
+fn build_cuda() {
+    println!("cargo:rerun-if-changed=kernels/cuda");
+    let sources = ["device", "oeb", "smi", "probe"].map(|name| format!("kernels/cuda/{name}.cu"));
+    cc::Build::new().cuda(true).cudart("static").flag("-arch=all-major").files(sources).compile("stepflow-cuda");
 }

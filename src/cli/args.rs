@@ -29,6 +29,9 @@ pub struct Cli {
     /// Print the version and what llama.cpp runs on.
     #[arg(long)]
     pub version: bool,
+    /// Print the devices that models can run on, and what StepFlow works with there.
+    #[arg(long)]
+    pub list_devices: bool,
 }
 
 /// Everything but chatting.

@@ -38,7 +38,7 @@ const NOT_TAKEN: &str = "-cl --cache-list --completion-bash --server-base --verb
     -jf --json-schema-file -bs --backend-sampling --rope-scaling --rope-scale --rope-freq-base --rope-freq-scale \
     --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow --yarn-beta-fast -kvo --kv-offload -nkvo \
     --no-kv-offload --repack -nr --no-repack --no-host -dt --defrag-thold -mm --mmproj -mmu --mmproj-url --mmproj-auto \
-    --no-mmproj --image --audio --video --rpc --numa -dev --device --list-devices -ot --override-tensor -cmoe --cpu-moe \
+    --no-mmproj --image --audio --video --rpc --numa -dev --device -ot --override-tensor -cmoe --cpu-moe \
     -ncmoe --n-cpu-moe -sm --split-mode -ts --tensor-split -mg --main-gpu -fit --fit -fitt --fit-target -fitc --fit-ctx \
     --check-tensors --override-kv --op-offload --no-op-offload --lora-scaled --control-vector --control-vector-scaled \
     --control-vector-layer-range -mu --model-url -dr --docker-repo -hft --hf-token -rea --reasoning --reasoning-effort \

@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod complete;
 mod config_file;
+mod devices;
 mod download;
 mod eval;
 mod exit;
@@ -62,6 +63,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<u8> {
     if cli.version {
         return shell::version();
+    }
+    if cli.list_devices {
+        return devices::list();
     }
     match cli.command {
         None if cli.chat.conversation.no_conversation => complete::run(&cli.chat),

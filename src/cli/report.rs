@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stepflow::engine::{Control, Event, Session, Summary};
-use stepflow::stepflow::Stats;
+use stepflow::stepflow::{Kernels, Stats};
 use stepflow::trace::{Family, Markers};
 
 use super::args::ConversationArgs;
@@ -41,16 +41,17 @@ pub fn stats(session: &Session) {
         return;
     };
     let stats = control.stats();
-    say!("layer  rows seen  bridged  pB before  pB after  injections  norm");
+    say!("layer  rows seen  bridged  pB before  pB after  injections  norm    kernels");
     for (layer, s) in &stats.layers {
         say!(
-            "{layer:5}  {:9}  {:7}  {:9.4}  {:8.4}  {:10}  {:.4}",
+            "{layer:5}  {:9}  {:7}  {:9.4}  {:8.4}  {:10}  {:.4}  {}",
             s.rows_seen,
             s.rows_bridged,
             s.mean_bridge_before(),
             s.mean_bridge_after(),
             s.injections,
-            s.mean_injected_norm()
+            s.mean_injected_norm(),
+            s.kernels.map_or("-", Kernels::name)
         );
     }
 }

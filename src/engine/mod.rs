@@ -6,6 +6,7 @@
 
 mod answer;
 mod events;
+mod on_device;
 mod open;
 mod parallel;
 mod recorded;

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::kernels::host::{RowKeys, bridge_row, inject_row};
-use crate::llama::{Attention, HeadOutput, Hook, HookError, Point, Row};
+use crate::kernels::{Library, SfOebOutcome, SfSmiOutcome};
+use crate::llama::{Attention, Cells, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point, Row};
 use crate::stepflow::oeb::Group;
-use crate::stepflow::{ConfigError, LayerSelection, LayerStats, Side, Stats, StepFlowConfig, Window};
+use crate::stepflow::{ConfigError, Kernels, LayerSelection, LayerStats, Side, Stats, StepFlowConfig, Window};
 use crate::trace::Segment;
+
+use super::on_device::OnDevice;
 
 /// Below this many probabilities a layer is bridged on the calling thread: starting threads would cost more.
 const PARALLEL_FROM: usize = 1 << 19;
@@ -24,6 +27,7 @@ pub struct Repair {
     starts: Vec<usize>,
     /// Visible keys of every row in `bridged`, per mask of this micro-batch.
     keys: HashMap<(usize, usize), Arc<Vec<RowKeys>>>,
+    on_device: OnDevice,
 }
 
 /// A configuration, resolved for a model.
@@ -66,6 +70,15 @@ struct Shared {
     settings: Settings,
     /// By sequence.
     stats: BTreeMap<u32, Stats>,
+}
+
+impl Shared {
+    /// Counts what `kernels` did to a row in `layer`.
+    fn count(&mut self, row: &Row, layer: usize, kernels: Kernels, counted: &LayerStats) {
+        let stats = self.stats.entry(row.sequence).or_default().layer(layer);
+        stats.merge(counted);
+        stats.kernels = Some(kernels);
+    }
 }
 
 impl Control {
@@ -125,7 +138,14 @@ impl Repair {
             bridged: Vec::new(),
             starts: Vec::new(),
             keys: HashMap::new(),
+            on_device: OnDevice::default(),
         })
+    }
+
+    /// Has devices of ggml's `backend` use the kernels of `library`, in place of those that belong to the program.
+    pub fn with_kernels(mut self, backend: &str, library: Library) -> Self {
+        self.on_device = OnDevice::with_library(backend, library);
+        self
     }
 
     /// A handle to switch it and to read its statistics.
@@ -158,28 +178,22 @@ impl Repair {
         self.keys.entry(attention.mask_key()).or_insert_with(collect).clone()
     }
 
-    /// The cells that SMI averages for a step start: the last ones of the step before that are still to be seen.
-    fn window_cells(&self, output: &HeadOutput<'_>, row: usize) -> Vec<usize> {
-        let Row { sequence, previous_step: Some(step), .. } = &output.rows[row] else { return Vec::new() };
+    /// The cells that SMI averages for a step start: the last ones of the step before that the cache still has.
+    fn window_cells(&self, row: &Row, cells: &Cells) -> Vec<usize> {
+        let Row { sequence, previous_step: Some(step), .. } = row else { return Vec::new() };
         let first = match self.settings.window {
             Window::Last(cells) => step.start.max(step.end.saturating_sub(cells)),
             Window::Step => step.start,
         };
-        let cells = (first..step.end).filter_map(|position| output.cells.find(*sequence, position));
-        cells.filter(|&cell| output.visible(row, cell)).collect()
+        (first..step.end).filter_map(|position| cells.find(*sequence, position)).collect()
     }
 }
 
 /// How a row of segment `own` sees a key of segment `key`.
 fn group(own: Segment, key: Option<Segment>) -> Group {
-    let bridged = match own {
-        Segment::Question => None,
-        Segment::Thinking => Some(Segment::Question),
-        Segment::Summary => Some(Segment::Thinking),
-    };
     match key {
         Some(key) if key == own => Group::Same,
-        Some(key) if Some(key) == bridged => Group::Bridge,
+        Some(key) if Some(key) == own.bridged() => Group::Bridge,
         _ => Group::Other,
     }
 }
@@ -187,6 +201,7 @@ fn group(own: Segment, key: Option<Segment>) -> Group {
 impl Hook for Repair {
     fn begin(&mut self, rows: &[Row]) {
         self.keys.clear();
+        self.on_device.begin();
         self.bridged.clear();
         self.starts.clear();
         if !self.control.is_on() {
@@ -225,12 +240,30 @@ impl Hook for Repair {
         let heads = attention.probs.chunks_mut(n_rows * n_kv).collect();
         let parallel = rows.len() * n_kv * attention.n_head >= PARALLEL_FROM;
         let counted = for_each_head(heads, if parallel { self.n_threads } else { 1 }, rows.len(), bridge_head);
+        let kernels = if attention.read_back { Kernels::ReadBack } else { Kernels::Host };
         let mut shared = self.control.lock();
-        for (&row, counted) in rows.iter().zip(&counted) {
-            let sequence = attention.rows[row].sequence;
-            shared.stats.entry(sequence).or_default().layer(attention.layer).merge(counted);
+        for (&row, counted) in rows.iter().zip(counted) {
+            shared.count(&attention.rows[row], attention.layer, kernels, &counted);
         }
         Ok(())
+    }
+
+    fn attention_on_device(&mut self, attention: &DeviceAttention<'_>) -> Result<bool, HookError> {
+        if !self.on_device.reaches(attention.place) {
+            return Ok(false);
+        }
+        let rows = within(&self.bridged, attention.first_row, attention.rows.len());
+        let found = self.on_device.bridge(attention, &rows, self.settings.tau_max)?;
+        let kernels = Kernels::of(attention.place.backend);
+        let mut shared = self.control.lock();
+        for (&row, heads) in rows.iter().zip(found.chunks(attention.n_head)) {
+            let mut counted = LayerStats::default();
+            for SfOebOutcome { before, after, changed } in heads {
+                counted.add_row(f64::from(*before), f64::from(*after), *changed != 0);
+            }
+            shared.count(&attention.rows[row], attention.layer, kernels, &counted);
+        }
+        Ok(true)
     }
 
     fn head_output(&mut self, mut output: HeadOutput<'_>) -> Result<(), HookError> {
@@ -238,7 +271,8 @@ impl Hook for Repair {
         let group_size = (output.n_head / n_head_kv.max(1)).max(1);
         let mut sum = vec![0f32; output.head_dim];
         for row in within(&self.starts, output.first_row, output.rows.len()) {
-            let cells = self.window_cells(&output, row);
+            let mut cells = self.window_cells(&output.rows[row], output.cells);
+            cells.retain(|&cell| output.visible(row, cell));
             if cells.is_empty() {
                 continue;
             }
@@ -251,12 +285,42 @@ impl Hook for Repair {
                 let (a, t) = inject_row(output.row_mut(head, row), &sum, cells.len(), self.settings.alpha);
                 (added, total) = (added + a, total + t);
             }
-            let relative = if total > 0.0 { (added / total).sqrt() } else { 0.0 };
-            let mut shared = self.control.lock();
-            shared.stats.entry(output.rows[row].sequence).or_default().layer(output.layer).add_injection(relative);
+            let kernels = if output.read_back { Kernels::ReadBack } else { Kernels::Host };
+            self.control.lock().count(&output.rows[row], output.layer, kernels, &injection(added, total));
         }
         Ok(())
     }
+
+    fn head_output_on_device(&mut self, output: &DeviceHeadOutput<'_>) -> Result<bool, HookError> {
+        if !self.on_device.reaches(output.place) {
+            return Ok(false);
+        }
+        let mut windows = Vec::new();
+        for row in within(&self.starts, output.first_row, output.rows.len()) {
+            let mut cells = self.window_cells(&output.rows[row], output.cells);
+            // A cell that was freed may lie beyond what the graph looks at; the kernel asks the mask about the others.
+            cells.retain(|&cell| cell < output.n_kv);
+            windows.push((row, cells));
+        }
+        let found = self.on_device.inject(output, &windows, self.settings.alpha)?;
+        let kernels = Kernels::of(output.place.backend);
+        let mut shared = self.control.lock();
+        for ((row, _), heads) in windows.iter().zip(found.chunks(output.n_head)) {
+            if heads.iter().any(|head| head.n_cells > 0) {
+                let sum = |of: fn(&SfSmiOutcome) -> f32| heads.iter().map(|head| f64::from(of(head))).sum::<f64>();
+                let counted = injection(sum(|head| head.added), sum(|head| head.total));
+                shared.count(&output.rows[*row], output.layer, kernels, &counted);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// One injection, of squared norms over all heads of its token.
+fn injection(added: f64, total: f64) -> LayerStats {
+    let mut counted = LayerStats::default();
+    counted.add_injection(if total > 0.0 { (added / total).sqrt() } else { 0.0 });
+    counted
 }
 
 /// Those of the ascending `rows` that lie in the `n` rows from `first` on, counted from there.

@@ -20,9 +20,22 @@ pub(super) fn backend() -> &'static LlamaBackend {
     BACKEND.get_or_init(|| {
         // SAFETY: `on_log` is a function for the whole life of the process and uses no user data.
         unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
+        #[cfg(feature = "dynamic-backends")]
+        load_backends();
         // Whoever initialised it before us, through llama-cpp-2, has left it ready.
         LlamaBackend::init().unwrap_or(LlamaBackend {})
     })
+}
+
+/// Loads the backends that lie beside the program, as far as this machine can run them.
+#[cfg(feature = "dynamic-backends")]
+fn load_backends() {
+    let folder = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    let folder = folder.and_then(|folder| std::ffi::CString::new(folder.into_os_string().into_encoded_bytes()).ok());
+    if let Some(folder) = folder {
+        // SAFETY: `folder` is NUL-terminated and lives for the call. Loading runs the initialisers of ggml's libraries.
+        unsafe { sys::ggml_backend_load_all_from_path(folder.as_ptr()) };
+    }
 }
 
 /// Lets llama.cpp's own log through to stderr (`-v`).

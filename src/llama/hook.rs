@@ -1,5 +1,7 @@
 //! Hooks: code that is shown the attention of a layer while the graph runs, and may change it in place.
 
+use crate::kernels::{AttentionData, HeadOutputData, Place};
+
 use super::Row;
 use super::cells::Cells;
 use super::tensor::{Mask, Values};
@@ -34,6 +36,25 @@ pub trait Hook: Send {
         Ok(())
     }
 
+    /// The same where the data is in the memory of a device. Returns whether that was all; if not, the data is read back
+    /// for [`Hook::attention`] and written again after it. The answer may depend on the place alone.
+    ///
+    /// # Errors
+    /// Anything; it ends the decode.
+    fn attention_on_device(&mut self, attention: &DeviceAttention<'_>) -> Result<bool, HookError> {
+        let _ = attention;
+        Ok(false)
+    }
+
+    /// As [`Hook::attention_on_device`], for [`Hook::head_output`].
+    ///
+    /// # Errors
+    /// Anything; it ends the decode.
+    fn head_output_on_device(&mut self, output: &DeviceHeadOutput<'_>) -> Result<bool, HookError> {
+        let _ = output;
+        Ok(false)
+    }
+
     /// The head outputs of a layer.
     ///
     /// # Errors
@@ -56,6 +77,8 @@ pub struct Attention<'a> {
     pub probs: &'a mut [f32],
     /// Whether the softmax kept a share for an attention sink.
     pub sinks: bool,
+    /// Whether `probs` was read from another memory, to be written back.
+    pub read_back: bool,
     /// Where `rows` begin in the micro-batch. A context with streams shows one sequence at a time.
     pub first_row: usize,
     /// The tokens whose attention this is.
@@ -98,6 +121,8 @@ pub struct HeadOutput<'a> {
     pub n_head: usize,
     /// Outputs, `[n_head][rows][head_dim]`.
     pub output: &'a mut [f32],
+    /// Whether `output` was read from another memory, to be written back.
+    pub read_back: bool,
     /// The V cache that they were made from.
     pub values: Values<'a>,
     /// Where `rows` begin in the micro-batch. A context with streams shows one sequence at a time.
@@ -125,4 +150,46 @@ impl HeadOutput<'_> {
         let start = (head * self.rows.len() + row) * self.head_dim;
         &mut self.output[start..start + self.head_dim]
     }
+}
+
+/// Attention of one layer after its softmax, in the memory of a device.
+pub struct DeviceAttention<'a> {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Cells of the cache that the graph looks at; at least every visible one.
+    pub n_kv: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// The device.
+    pub place: Place,
+    /// Identifies the mask within one micro-batch, as [`Attention::mask_key`].
+    pub mask_key: (usize, usize),
+    /// What its kernels work on.
+    pub data: AttentionData<'a>,
+    /// As in [`Attention`].
+    pub first_row: usize,
+    /// The tokens whose attention this is.
+    pub rows: &'a [Row],
+    /// What the cells hold.
+    pub cells: &'a Cells,
+}
+
+/// Head outputs of one layer, in the memory of a device.
+pub struct DeviceHeadOutput<'a> {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Cells of the cache that the graph looks at.
+    pub n_kv: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// The device.
+    pub place: Place,
+    /// What its kernels work on.
+    pub data: HeadOutputData<'a>,
+    /// As in [`HeadOutput`].
+    pub first_row: usize,
+    /// The tokens whose outputs these are.
+    pub rows: &'a [Row],
+    /// What the cells hold.
+    pub cells: &'a Cells,
 }

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::LlamaError;
+use super::devices::cpu_backend;
 use super::hook::HookError;
 use super::tensor::Tensor;
 
@@ -30,8 +31,7 @@ impl OutProducts {
         let failed = || LlamaError::Decode { reason: "no memory for another ggml backend".to_owned() };
         // SAFETY: a CPU backend needs nothing; its buffer type lives as long as the program.
         unsafe {
-            let backend = NonNull::new(sys::ggml_backend_cpu_init()).ok_or_else(failed)?;
-            sys::ggml_backend_cpu_set_n_threads(backend.as_ptr(), n_threads);
+            let backend = NonNull::new(cpu_backend(n_threads)).ok_or_else(failed)?;
             let memory = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr()));
             Ok(Self { backend, memory: NonNull::new(memory).ok_or_else(failed)? })
         }

@@ -1,12 +1,18 @@
 //! Views of ggml tensors while a graph is stopped at them.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use llama_cpp_sys_2 as sys;
+
+use crate::kernels::{AttentionData, HeadOutputData, Place, SfAttention, SfHeadOutput};
 
 use super::hook::HookError;
 
@@ -74,18 +80,48 @@ impl<'g> Tensor<'g> {
         !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
     }
 
+    /// The device whose memory holds it at the address in its header; `None` in host memory, and where a backend's
+    /// addresses are not the device's own.
+    pub fn place(&self) -> Option<Place> {
+        let buffer = self.owner().get().buffer;
+        if buffer.is_null() || self.is_host() {
+            return None;
+        }
+        // SAFETY: a non-null buffer of an allocated tensor is valid, and so is all that hangs on it. Backends are never
+        // unloaded, so their names stay.
+        unsafe {
+            let kind = sys::ggml_backend_buffer_get_type(buffer);
+            // Metal counts private memory from an address of its own.
+            if CStr::from_ptr(sys::ggml_backend_buft_name(kind)).to_bytes().ends_with(b"_Private") {
+                return None;
+            }
+            let device = NonNull::new(sys::ggml_backend_buft_get_device(kind))?.as_ptr();
+            let backend = NonNull::new(sys::ggml_backend_dev_backend_reg(device))?.as_ptr();
+            let n_devices = sys::ggml_backend_reg_dev_count(backend);
+            let ordinal = (0..n_devices).position(|i| sys::ggml_backend_reg_dev_get(backend, i) == device)?;
+            let backend = CStr::from_ptr(sys::ggml_backend_reg_name(backend)).to_str().ok()?;
+            Some(Place { backend, ordinal: ordinal as u32 })
+        }
+    }
+
     fn n_bytes(&self) -> usize {
         // SAFETY: reads the header of a valid tensor.
         unsafe { sys::ggml_nbytes(self.raw.as_ptr()) }
     }
 
-    /// The bytes from the first element to the last; borrowed where the tensor lives in host memory.
+    /// The bytes from the first element to the last, where they are in host memory.
+    fn host_bytes(&self) -> Option<&'g [u8]> {
+        // SAFETY: the data of an allocated host tensor is `ggml_nbytes` long, and the graph is stopped.
+        let bytes = || unsafe { std::slice::from_raw_parts(self.get().data.cast::<u8>(), self.n_bytes()) };
+        self.is_host().then(bytes)
+    }
+
+    /// The same from anywhere.
     fn bytes(&self) -> Cow<'g, [u8]> {
-        let len = self.n_bytes();
-        if self.is_host() {
-            // SAFETY: the data of an allocated host tensor is `ggml_nbytes` long, and the graph is stopped.
-            return Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.get().data.cast::<u8>(), len) });
+        if let Some(bytes) = self.host_bytes() {
+            return Cow::Borrowed(bytes);
         }
+        let len = self.n_bytes();
         let mut bytes = vec![0u8; len];
         // SAFETY: `bytes` is as long as the tensor.
         unsafe { sys::ggml_backend_tensor_get(self.raw.as_ptr(), bytes.as_mut_ptr().cast(), 0, len) };
@@ -149,14 +185,40 @@ fn element(kind: sys::ggml_type, bytes: &[u8]) -> f32 {
     }
 }
 
+/// Bytes of an element that is a float.
+fn width(kind: sys::ggml_type) -> usize {
+    if kind == sys::GGML_TYPE_F32 { 4 } else { 2 }
+}
+
 fn is_float(kind: sys::ggml_type) -> bool {
     matches!(kind, sys::GGML_TYPE_F32 | sys::GGML_TYPE_F16 | sys::GGML_TYPE_BF16)
 }
 
+/// Bytes in host memory, or read from elsewhere.
+#[derive(Clone)]
+enum Bytes<'g> {
+    Host(&'g [u8]),
+    Read(Arc<[u8]>),
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Host(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// Masks that were read back for the running graph, by the address of their tensors: layers share them.
+pub(super) type ReadMasks = HashMap<usize, Arc<[u8]>>;
+
 /// The attention mask of a micro-batch: which cells each row may see.
 #[derive(Clone)]
 pub struct Mask<'g> {
-    bytes: Cow<'g, [u8]>,
+    bytes: Bytes<'g>,
     kind: sys::ggml_type,
     row_stride: usize,
     stream_stride: usize,
@@ -165,14 +227,18 @@ pub struct Mask<'g> {
 }
 
 impl<'g> Mask<'g> {
-    pub(super) fn new(tensor: Tensor<'g>) -> Result<Self, HookError> {
+    pub(super) fn new(tensor: Tensor<'g>, read: &mut ReadMasks) -> Result<Self, HookError> {
         let raw = tensor.get();
         if !is_float(raw.type_) {
             return Err(format!("expected an attention mask of floats, found {}", tensor.type_name()).into());
         }
         let [_, row_stride, _, stream_stride] = raw.nb;
         let address = tensor.address();
-        Ok(Self { bytes: tensor.bytes(), kind: raw.type_, row_stride, stream_stride, stream: 0, address })
+        let bytes = match tensor.host_bytes() {
+            Some(bytes) => Bytes::Host(bytes),
+            None => Bytes::Read(read.entry(address).or_insert_with(|| tensor.bytes().into()).clone()),
+        };
+        Ok(Self { bytes, kind: raw.type_, row_stride, stream_stride, stream: 0, address })
     }
 
     /// The mask of one stream.
@@ -181,7 +247,7 @@ impl<'g> Mask<'g> {
     }
 
     pub(super) fn visible(&self, row: usize, cell: usize) -> bool {
-        let width = if self.kind == sys::GGML_TYPE_F32 { 4 } else { 2 };
+        let width = width(self.kind);
         let at = self.stream * self.stream_stride + row * self.row_stride + cell * width;
         element(self.kind, &self.bytes[at..at + width]) > f32::NEG_INFINITY
     }
@@ -194,29 +260,27 @@ impl<'g> Mask<'g> {
 /// The V cache of one layer.
 #[derive(Clone)]
 pub struct Values<'g> {
-    bytes: Cow<'g, [u8]>,
-    kind: sys::ggml_type,
-    /// Byte strides of cell, dimension, head and stream.
-    strides: [usize; 4],
+    tensor: Tensor<'g>,
     stream: usize,
     head_dim: usize,
     n_head_kv: usize,
+    /// Cells that were read from elsewhere, `[n_head_kv][head_dim]`.
+    read: RefCell<HashMap<usize, Vec<f32>>>,
 }
 
 impl<'g> Values<'g> {
     /// `tensor` is `[n_kv, head_dim, n_head_kv, n_streams]`.
     pub(super) fn new(tensor: Tensor<'g>) -> Result<Self, HookError> {
-        let raw = tensor.get();
-        if !is_float(raw.type_) {
+        if !is_float(tensor.get().type_) {
             return Err(format!("expected a V cache of floats, found {}; use -ctv f16", tensor.type_name()).into());
         }
         let [_, head_dim, n_head_kv, _] = tensor.shape();
-        Ok(Self { bytes: tensor.bytes(), kind: raw.type_, strides: raw.nb, stream: 0, head_dim, n_head_kv })
+        Ok(Self { tensor, stream: 0, head_dim, n_head_kv, read: RefCell::default() })
     }
 
     /// The values of one stream.
     pub(super) fn of_stream(&self, stream: usize) -> Self {
-        Self { stream, ..self.clone() }
+        Self { stream, read: RefCell::default(), ..self.clone() }
     }
 
     /// Key-value heads.
@@ -226,12 +290,113 @@ impl<'g> Values<'g> {
 
     /// Adds the value of `cell` in key-value head `head` to `sum`, `[head_dim]`.
     pub fn add_to(&self, cell: usize, head: usize, sum: &mut [f32]) {
-        let width = if self.kind == sys::GGML_TYPE_F32 { 4 } else { 2 };
-        let [of_cell, of_dim, of_head, of_stream] = self.strides;
-        let start = self.stream * of_stream + head * of_head + cell * of_cell;
-        for (dim, sum) in sum.iter_mut().enumerate().take(self.head_dim) {
-            let at = start + dim * of_dim;
-            *sum += element(self.kind, &self.bytes[at..at + width]);
+        if let Some(bytes) = self.tensor.host_bytes() {
+            self.decode(&bytes[self.start(cell, head)..], self.tensor.get().nb[1]).zip(sum).for_each(|(v, s)| *s += v);
+            return;
         }
+        let mut read = self.read.borrow_mut();
+        let value = read.entry(cell).or_insert_with(|| (0..self.n_head_kv).flat_map(|h| self.fetch(cell, h)).collect());
+        value[head * self.head_dim..].iter().zip(sum).for_each(|(v, s)| *s += v);
+    }
+
+    /// The byte that a value begins at.
+    fn start(&self, cell: usize, head: usize) -> usize {
+        let [of_cell, _, of_head, of_stream] = self.tensor.get().nb;
+        self.stream * of_stream + head * of_head + cell * of_cell
+    }
+
+    /// The dimensions of a value, `stride` bytes apart.
+    fn decode<'b>(&self, bytes: &'b [u8], stride: usize) -> impl Iterator<Item = f32> + use<'b> {
+        let kind = self.tensor.get().type_;
+        (0..self.head_dim).map(move |dim| element(kind, &bytes[dim * stride..]))
+    }
+
+    /// Reads one value and nothing beside it: a cache may be much larger than what is asked of it.
+    fn fetch(&self, cell: usize, head: usize) -> Vec<f32> {
+        let raw = self.tensor.get();
+        let width = width(raw.type_);
+        let mut bytes = vec![0u8; self.head_dim * width];
+        // SAFETY: `head_dim` pieces of `width` bytes fit `bytes`; they lie inside the tensor, whose strides these are.
+        unsafe {
+            let (to, start) = (bytes.as_mut_ptr().cast(), self.start(cell, head));
+            sys::ggml_backend_tensor_get_2d(&raw const *raw, to, start, width, self.head_dim, raw.nb[1], width);
+        }
+        self.decode(&bytes, width).collect()
+    }
+}
+
+/// A micro-batch's attention in the memory of one device: what a softmax wrote, and its mask.
+pub(super) struct OnDevice<'g> {
+    place: Place,
+    softmax: Tensor<'g>,
+    mask: Tensor<'g>,
+}
+
+impl<'g> OnDevice<'g> {
+    /// `None` when a kernel could not work on it where it is.
+    pub fn new(softmax: Tensor<'g>) -> Option<Self> {
+        let place = softmax.place()?;
+        let mask = softmax.source(1)?;
+        let known = matches!(mask.get().type_, sys::GGML_TYPE_F32 | sys::GGML_TYPE_F16);
+        (known && mask.place() == Some(place)).then_some(Self { place, softmax, mask })
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Identifies the mask of `stream` within one micro-batch.
+    pub fn mask_key(&self, stream: usize) -> (usize, usize) {
+        (self.mask.address(), stream)
+    }
+
+    fn mask_of(&self, stream: usize) -> *const u8 {
+        let raw = self.mask.get();
+        raw.data.cast_const().cast::<u8>().wrapping_add(stream * raw.nb[3])
+    }
+
+    /// The probabilities of one stream.
+    pub fn attention(&self, stream: usize) -> Result<AttentionData<'g>, HookError> {
+        self.softmax.check_contiguous_f32()?;
+        let [n_kv, n_rows, n_head, _] = self.softmax.shape();
+        let mask = self.mask.get();
+        let args = SfAttention {
+            mask_stride: mask.nb[1] as u64,
+            mask_type: mask.type_,
+            n_kv: n_kv as u32,
+            n_rows: n_rows as u32,
+            n_head: n_head as u32,
+        };
+        let probs = self.softmax.get().data.cast::<f32>().wrapping_add(stream * n_kv * n_rows * n_head);
+        // SAFETY: both tensors are in the memory of `place`, with these shapes, and the graph stands still.
+        Ok(unsafe { AttentionData::new(args, self.softmax.source(2).is_some(), probs, self.mask_of(stream)) })
+    }
+
+    /// The head outputs of one stream, which `node` holds; `None` when they or the V cache lie elsewhere.
+    pub fn head_output(&self, node: Tensor<'g>, stream: usize) -> Result<Option<HeadOutputData<'g>>, HookError> {
+        node.check_contiguous_f32()?;
+        let values = node.source(0).ok_or("head output without values")?;
+        if node.place() != Some(self.place) || values.place() != Some(self.place) {
+            return Ok(None);
+        }
+        let [head_dim, n_rows, n_head, _] = node.shape();
+        let [n_kv, _, n_head_kv, _] = values.shape();
+        let (mask, v) = (self.mask.get(), values.get());
+        let args = SfHeadOutput {
+            cell_stride: v.nb[0] as u64,
+            dim_stride: v.nb[1] as u64,
+            head_stride: v.nb[2] as u64,
+            mask_stride: mask.nb[1] as u64,
+            value_type: v.type_,
+            mask_type: mask.type_,
+            head_dim: head_dim as u32,
+            n_rows: n_rows as u32,
+            n_head: n_head as u32,
+            n_head_kv: n_head_kv as u32,
+        };
+        let output = node.get().data.cast::<f32>().wrapping_add(stream * head_dim * n_rows * n_head);
+        let values = v.data.cast_const().cast::<u8>().wrapping_add(stream * v.nb[3]);
+        // SAFETY: as in `attention`.
+        Ok(Some(unsafe { HeadOutputData::new(args, n_kv as u32, output, values, self.mask_of(stream)) }))
     }
 }

@@ -7,14 +7,15 @@ use llama_cpp_sys_2 as sys;
 
 use super::Row;
 use super::cells::{Caches, Cells, Streams};
-use super::hook::{Attention, HeadOutput, Hook, HookError, Point};
-use super::tensor::{Mask, Tensor, Values};
+use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};
+use super::tensor::{Mask, OnDevice, ReadMasks, Tensor, Values};
 
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
     pub hook: Box<dyn Hook>,
     pub caches: Caches,
     pub rows: Vec<Row>,
+    read_masks: ReadMasks,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
     pub error: Option<String>,
@@ -22,7 +23,8 @@ pub(super) struct State {
 
 impl State {
     pub fn new(hook: Box<dyn Hook>) -> Self {
-        Self { hook, caches: Caches::default(), rows: Vec::new(), offers_attention: false, error: None }
+        let (caches, read_masks) = (Caches::default(), ReadMasks::default());
+        Self { hook, caches, rows: Vec::new(), read_masks, offers_attention: false, error: None }
     }
 
     /// The next decode runs `rows`.
@@ -30,6 +32,7 @@ impl State {
         self.rows.clear();
         self.rows.extend_from_slice(rows);
         self.caches.begin();
+        self.read_masks.clear();
         self.error = None;
         self.hook.begin(&self.rows);
     }
@@ -89,38 +92,104 @@ impl State {
     fn visit_attention(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
         let [n_kv, n_rows, n_head, n_streams] = node.shape();
         self.check_rows(n_rows * n_streams)?;
-        let Self { hook, caches, rows, .. } = self;
+        if self.attention_on_device(node, layer)? {
+            return Ok(());
+        }
+        let Self { hook, caches, rows, read_masks, .. } = self;
         let streams = streams_of(caches, node)?;
-        let mask = Mask::new(node.source(1).ok_or("attention without a mask")?)?;
-        let sinks = node.source(2).is_some();
+        let mask = Mask::new(node.source(1).ok_or("attention without a mask")?, read_masks)?;
+        let (sinks, read_back) = (node.source(2).is_some(), !node.is_host());
         node.with_f32(|probs| {
             for (stream, (probs, rows)) in probs.chunks_mut(n_kv * n_rows * n_head).zip(rows.chunks(n_rows)).enumerate()
             {
                 let (mask, cells) = (mask.of_stream(stream), cells_of(streams, rows)?);
                 let first_row = stream * n_rows;
-                hook.attention(Attention { layer, n_kv, n_head, probs, sinks, first_row, rows, cells, mask })?;
+                hook.attention(Attention {
+                    layer,
+                    n_kv,
+                    n_head,
+                    probs,
+                    sinks,
+                    read_back,
+                    first_row,
+                    rows,
+                    cells,
+                    mask,
+                })?;
             }
             Ok(())
         })?
     }
 
+    /// Offers the hook the data where it is. Returns whether it took it.
+    fn attention_on_device(&mut self, node: Tensor<'_>, layer: usize) -> Result<bool, HookError> {
+        let Some(on_device) = OnDevice::new(node) else { return Ok(false) };
+        let [n_kv, n_rows, n_head, _] = node.shape();
+        let (place, streams) = (on_device.place(), streams_of(&self.caches, node)?);
+        for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
+            let (data, mask_key) = (on_device.attention(stream)?, on_device.mask_key(stream));
+            let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
+            let attention = DeviceAttention { layer, n_kv, n_head, place, mask_key, data, first_row, rows, cells };
+            if !self.hook.attention_on_device(&attention)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn visit_head_output(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
         let [head_dim, n_rows, n_head, n_streams] = node.shape();
         self.check_rows(n_rows * n_streams)?;
-        let Self { hook, caches, rows, .. } = self;
         let softmax = node.source(1).ok_or("head output without attention")?;
+        if self.head_output_on_device(node, softmax, layer)? {
+            return Ok(());
+        }
+        let Self { hook, caches, rows, read_masks, .. } = self;
         let streams = streams_of(caches, softmax)?;
-        let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?)?;
+        let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?, read_masks)?;
         let values = Values::new(node.source(0).ok_or("head output without values")?)?;
+        let read_back = !node.is_host();
         node.with_f32(|output| {
             let outputs = output.chunks_mut(head_dim * n_rows * n_head);
             for (stream, (output, rows)) in outputs.zip(rows.chunks(n_rows)).enumerate() {
                 let (mask, cells) = (mask.of_stream(stream), cells_of(streams, rows)?);
                 let (values, first_row) = (values.of_stream(stream), stream * n_rows);
-                hook.head_output(HeadOutput { layer, head_dim, n_head, output, values, first_row, rows, cells, mask })?;
+                hook.head_output(HeadOutput {
+                    layer,
+                    head_dim,
+                    n_head,
+                    output,
+                    read_back,
+                    values,
+                    first_row,
+                    rows,
+                    cells,
+                    mask,
+                })?;
             }
             Ok(())
         })?
+    }
+
+    /// As `attention_on_device`.
+    fn head_output_on_device(
+        &mut self,
+        node: Tensor<'_>,
+        softmax: Tensor<'_>,
+        layer: usize,
+    ) -> Result<bool, HookError> {
+        let Some(on_device) = OnDevice::new(softmax) else { return Ok(false) };
+        let ([_, n_rows, n_head, _], [n_kv, ..]) = (node.shape(), softmax.shape());
+        let (place, streams) = (on_device.place(), streams_of(&self.caches, softmax)?);
+        for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
+            let Some(data) = on_device.head_output(node, stream)? else { return Ok(false) };
+            let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
+            let output = DeviceHeadOutput { layer, n_kv, n_head, place, data, first_row, rows, cells };
+            if !self.hook.head_output_on_device(&output)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn check_rows(&self, found: usize) -> Result<(), HookError> {

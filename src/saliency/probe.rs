@@ -330,7 +330,7 @@ impl<'a> Engine<'a> {
         let n_sequences = MAX_SEQUENCES as u32 + 1;
         let params = ContextParams { n_ctx: (n + room) as u32, n_sequences, streams: false, ..probe.params.clone() };
         let plan = Plan::default();
-        let context = Context::new(probe.model.clone(), &params, Some(Box::new(Scaler(plan.clone()))))?;
+        let context = Context::new(probe.model.clone(), &params, Some(Box::new(Scaler::new(plan.clone()))))?;
         Ok(Self { probe, progress, done: 0, plan, context, surprises: vec![f64::NAN; n] })
     }
 

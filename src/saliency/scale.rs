@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::llama::{Attention, Hook, HookError, Point, Row};
+use crate::kernels::{Device, DeviceError, Devices, SF_NO_CELL, SfProbeKey, SfProbeRow, Table};
+use crate::llama::{Attention, DeviceAttention, Hook, HookError, Point, Row};
 use crate::random::SplitMix64;
 
 /// The attention of one layer from a range of query tokens to a range of key tokens, times `1 + eps` in every head; with
@@ -43,24 +44,51 @@ impl Plan {
 }
 
 /// Does what its plan says.
-pub(super) struct Scaler(pub Plan);
+#[derive(Default)]
+pub(super) struct Scaler {
+    plan: Plan,
+    devices: Devices,
+    tables: Tables,
+}
+
+/// What the kernels are told, in the memory of the device of the layer that is probed.
+#[derive(Default)]
+struct Tables {
+    keys: Table<SfProbeKey>,
+    rows: Table<SfProbeRow>,
+    factors: Table<f32>,
+}
+
+impl Scaler {
+    pub fn new(plan: Plan) -> Self {
+        Self { plan, ..Self::default() }
+    }
+}
+
+/// What is scaled in `rows` of `layer`: the row, its scale, and the keys.
+fn scaled<'p>(
+    plan: &'p [Scale],
+    layer: usize,
+    rows: &'p [Row],
+) -> impl Iterator<Item = (usize, &'p Scale, Range<usize>)> {
+    rows.iter().enumerate().filter_map(move |(index, &Row { sequence, position, .. })| {
+        let scale = (sequence as usize).checked_sub(1).and_then(|of| plan.get(of))?;
+        let keys = scale.keys.start..scale.keys.end.min(position + 1);
+        (scale.layer == layer && scale.queries.contains(&position)).then_some((index, scale, keys))
+    })
+}
 
 impl Hook for Scaler {
     fn begin(&mut self, _: &[Row]) {}
 
     fn wants(&self, point: Point, layer: usize) -> bool {
-        point == Point::Attention && self.0.lock().iter().any(|scale| scale.layer == layer)
+        point == Point::Attention && self.plan.lock().iter().any(|scale| scale.layer == layer)
     }
 
     fn attention(&mut self, mut attention: Attention<'_>) -> Result<(), HookError> {
-        let plan = self.0.lock();
-        for row in 0..attention.rows.len() {
+        let plan = self.plan.lock();
+        for (row, scale, keys) in scaled(&plan, attention.layer, attention.rows) {
             let Row { sequence, position, .. } = attention.rows[row];
-            let Some(scale) = (sequence as usize).checked_sub(1).and_then(|index| plan.get(index)) else { continue };
-            if scale.layer != attention.layer || !scale.queries.contains(&position) {
-                continue;
-            }
-            let keys = scale.keys.start..scale.keys.end.min(position + 1);
             // What a sequence does not have of its own it shares with sequence 0; both may know cells they lost.
             let cell = |key| {
                 let known = [sequence, 0].into_iter().filter_map(|sequence| attention.cells.find(sequence, key));
@@ -74,5 +102,29 @@ impl Hook for Scaler {
             }
         }
         Ok(())
+    }
+
+    fn attention_on_device(&mut self, attention: &DeviceAttention<'_>) -> Result<bool, HookError> {
+        let Some(device) = self.devices.at(attention.place) else { return Ok(false) };
+        let plan = self.plan.lock();
+        self.tables.send(device, &plan, attention)?;
+        device.probe(&attention.data, &self.tables.keys, &self.tables.rows, &self.tables.factors)?;
+        Ok(true)
+    }
+}
+
+impl Tables {
+    fn send(&mut self, device: &Device, plan: &[Scale], attention: &DeviceAttention<'_>) -> Result<(), DeviceError> {
+        let (mut all_keys, mut rows, mut factors) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, scale, keys) in scaled(plan, attention.layer, attention.rows) {
+            let Row { sequence, position, .. } = attention.rows[row];
+            let cell = |sequence, key| attention.cells.find(sequence, key).map_or(SF_NO_CELL, |cell| cell as u32);
+            rows.push(SfProbeRow { row: row as u32, first: all_keys.len() as u32, n_keys: keys.len() as u32 });
+            all_keys.extend(keys.map(|key| SfProbeKey { own: cell(sequence, key), shared: cell(0, key) }));
+            factors.extend((0..attention.n_head).map(|head| scale.factor(head, position)));
+        }
+        self.keys.upload(device, all_keys)?;
+        self.rows.upload(device, rows)?;
+        self.factors.upload(device, factors)
     }
 }

@@ -9,4 +9,4 @@ mod stats;
 
 pub use config::{ConfigError, OebConfig, SmiConfig, StepFlowConfig, Window};
 pub use layers::{LayerSelection, Side};
-pub use stats::{LayerStats, Stats};
+pub use stats::{Kernels, LayerStats, Stats};

@@ -2,6 +2,40 @@
 
 use std::collections::BTreeMap;
 
+/// What worked on a layer, by where its data lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Host memory, in place.
+    Host,
+    /// The memory of a device that there are no kernels for: read, changed on the host, and written back.
+    ReadBack,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An Apple GPU.
+    Metal,
+}
+
+impl Kernels {
+    /// The kernels for data of ggml's `backend`.
+    pub fn of(backend: &str) -> Self {
+        match backend {
+            "CUDA" => Self::Cuda,
+            "MTL" => Self::Metal,
+            _ => Self::ReadBack,
+        }
+    }
+
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::ReadBack => "read-back",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        }
+    }
+}
+
 /// Statistics of one layer. Means are over what the layer saw; 0 where it saw nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LayerStats {
@@ -17,6 +51,8 @@ pub struct LayerStats {
     pub injections: u64,
     /// Sum over injections of the injected norm relative to the head output's.
     pub injected_norm: f64,
+    /// What worked on the layer last, if anything did.
+    pub kernels: Option<Kernels>,
 }
 
 impl LayerStats {
@@ -42,6 +78,7 @@ impl LayerStats {
         self.bridge_after += other.bridge_after;
         self.injections += other.injections;
         self.injected_norm += other.injected_norm;
+        self.kernels = other.kernels.or(self.kernels);
     }
 
     /// Mean share of attention on the bridged segment before OEB.
@@ -107,6 +144,7 @@ impl Stats {
             .map(|(layer, stats)| {
                 let mut object = row(stats);
                 object["layer"] = (*layer).into();
+                object["kernels"] = stats.kernels.map(Kernels::name).into();
                 object
             })
             .collect();

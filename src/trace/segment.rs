@@ -18,6 +18,17 @@ pub enum Segment {
     Summary = 2,
 }
 
+impl Segment {
+    /// The segment that OEB keeps in view of this one's tokens: question for thinking, thinking for summary.
+    pub fn bridged(self) -> Option<Segment> {
+        match self {
+            Segment::Question => None,
+            Segment::Thinking => Some(Segment::Question),
+            Segment::Summary => Some(Segment::Thinking),
+        }
+    }
+}
+
 impl fmt::Display for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

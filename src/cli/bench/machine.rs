@@ -9,11 +9,11 @@ pub fn cpu_info() -> String {
     name.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
 }
 
-/// llama.cpp's backends; the CPU, which is always there, only if it is the only one.
+/// ggml's backends; the CPU, which is always there, only if it is the only one.
 pub fn backends() -> String {
-    let info = stepflow::llama::system_info();
-    let names = info.split(" | ").filter_map(|part| Some(part.split_once(" : ")?.0.trim()));
-    let names: Vec<_> = names.filter(|name| *name != "CPU").collect();
+    let mut names: Vec<_> = stepflow::llama::devices().iter().map(|device| device.place.backend).collect();
+    names.dedup();
+    names.retain(|name| *name != "CPU");
     if names.is_empty() { "CPU".to_owned() } else { names.join(",") }
 }
 

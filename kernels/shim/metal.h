@@ -1,0 +1,43 @@
+// As much of Metal's language as the kernels use, in C++ on the CPU: threadgroups run one after the other, their threads
+// as fibers. Attributes are ignored, so the host passes every argument in order.
+#pragma once
+
+#include <string.h>
+
+#include "fibers.h"
+
+#define kernel static
+#define device
+#define constant const
+#define threadgroup static thread_local
+
+typedef uint32_t uint;
+
+struct uint2 {
+  uint32_t x, y;
+};
+
+struct float2 {
+  float x, y;
+  float2(float x = 0, float y = 0) : x(x), y(y) {}
+  float2 &operator+=(float2 other) { return x += other.x, y += other.y, *this; }
+};
+
+enum class mem_flags { mem_threadgroup };
+
+inline void threadgroup_barrier(mem_flags) { fibers::barrier(); }
+
+// Adds in the order that a butterfly over the lanes does.
+template <typename T>
+T simd_sum(T value) {
+  static_assert(sizeof(T) == 4, "an exchange is of 32 bits");
+  for (uint32_t lane = fibers::WARP / 2; lane > 0; lane /= 2) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    bits = fibers::exchange(bits, (fibers::block.current ^ lane) % fibers::WARP);
+    T other;
+    memcpy(&other, &bits, 4);
+    value += other;
+  }
+  return value;
+}

@@ -1,0 +1,34 @@
+//! `--list-devices`.
+
+use stepflow::kernels::Library;
+use stepflow::llama::{DeviceInfo, devices};
+use stepflow::stepflow::Kernels;
+
+use super::{exit, output};
+
+/// Prints every device in the form of llama.cpp's tools, and what StepFlow works with on it.
+pub fn list() -> anyhow::Result<u8> {
+    let devices = devices();
+    output::write_result(None, |out| {
+        writeln!(out, "Available devices:")?;
+        for device in &devices {
+            let DeviceInfo { name, description, memory_total, memory_free, .. } = device;
+            let (total, free) = (memory_total >> 20, memory_free >> 20);
+            let kernels = kernels_of(device.place.backend).name();
+            writeln!(out, "  {name}: {description} ({total} MiB, {free} MiB free), StepFlow: {kernels}")?;
+        }
+        if devices.is_empty() {
+            writeln!(out, "  (none: no libggml-cpu-* and no other backend beside the program)")?;
+        }
+        Ok(())
+    })?;
+    Ok(exit::OK)
+}
+
+fn kernels_of(backend: &str) -> Kernels {
+    match backend {
+        "CPU" => Kernels::Host,
+        _ if Library::find(backend).is_some() => Kernels::of(backend),
+        _ => Kernels::ReadBack,
+    }
+}

@@ -1,0 +1,4 @@
+//! kernels/device.h in Rust, by bindgen.
+#![allow(missing_docs, non_camel_case_types, non_snake_case, clippy::undocumented_unsafe_blocks)]
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

@@ -1,0 +1,81 @@
+//! Finding the kernels of a kind of device: linked in, or in a library beside the program.
+
+use std::path::{Path, PathBuf};
+
+use super::ffi::{SF_VERSION, SfKernels};
+
+/// The kernels of one kind of device, for as long as the program runs.
+#[derive(Clone, Copy)]
+pub struct Library(&'static SfKernels);
+
+/// Why a library of kernels cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// It cannot be opened, or it is something else.
+    #[error("expected a library of kernels in {path}: {reason}")]
+    Open {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system's loader said.
+        reason: String,
+    },
+    /// It was built from other sources than this program.
+    #[error("expected kernels of version {SF_VERSION} in {path}, found version {found}; take both from one build")]
+    Version {
+        /// The library.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Library {
+    /// The kernels in the shared library `path`, which stays loaded.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no such library, or is of another version.
+    pub fn open(path: &Path) -> Result<Self, LibraryError> {
+        type Entry = unsafe extern "C" fn() -> *const SfKernels;
+        let failed = |reason: String| LibraryError::Open { path: path.to_owned(), reason };
+        // SAFETY: running a library's initialisers is safe as far as the user's own libraries are.
+        let library = unsafe { libloading::Library::new(path) }.map_err(|error| failed(error.to_string()))?;
+        // SAFETY: kernels/device.h gives the function of this name this type.
+        let entry = unsafe { library.get::<Entry>(b"stepflow_kernels") }.map_err(|error| failed(error.to_string()))?;
+        // SAFETY: by device.h it returns a table that lives as long as the library, which is never unloaded.
+        let kernels = unsafe { entry().as_ref() }.ok_or_else(|| failed("it has no table".to_owned()))?;
+        std::mem::forget(library);
+        match kernels.version {
+            SF_VERSION => Ok(Self(kernels)),
+            found => Err(LibraryError::Version { path: path.to_owned(), found }),
+        }
+    }
+
+    /// The kernels for devices of ggml's `backend`, such as `CUDA`; `None` where there are none.
+    pub fn find(backend: &str) -> Option<Self> {
+        match backend {
+            "CUDA" => cuda(),
+            #[cfg(all(target_os = "macos", feature = "metal"))]
+            "MTL" => Some(Self(super::metal::kernels())),
+            _ => None,
+        }
+    }
+
+    pub(super) fn table(self) -> &'static SfKernels {
+        self.0
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Option<Library> {
+    unsafe extern "C" {
+        safe fn stepflow_kernels() -> *const SfKernels;
+    }
+    // SAFETY: kernels/cuda/device.cu returns the address of a constant.
+    unsafe { stepflow_kernels().as_ref() }.map(Library)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Option<Library> {
+    let program = std::env::current_exe().ok()?;
+    Library::open(&program.with_file_name(libloading::library_filename("stepflow-cuda"))).ok()
+}

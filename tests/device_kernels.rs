@@ -1,0 +1,23 @@
+//! StepFlow by the CUDA kernels inside running models, on a device that refuses host access: the outcome is the host's.
+
+mod double;
+mod offload;
+mod shim;
+mod tiny;
+
+#[test]
+fn kernels_on_the_device_give_what_the_host_gives() {
+    let kernels = double::register("CUDA");
+    for arch in tiny::Arch::ALL {
+        for n_gpu_layers in [3, 8, 99] {
+            let host = offload::run(arch, 0, None);
+            let there = offload::run(arch, n_gpu_layers, Some(("CUDA", kernels)));
+            let difference = offload::difference(&host, &there);
+            // The kernels add in F32 in another order; 2e-6 in a probability has become this much in a logit.
+            assert!(difference <= 2e-4, "{arch:?}, {n_gpu_layers} layers offloaded: {difference}");
+            let used = offload::kernels_of(&there);
+            assert!(used.contains("cuda") && !used.contains("read-back"), "{arch:?}: {used:?}");
+            assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! StepFlow on a device that there are no kernels for: the data is read back, and the outcome is the host's.
+
+mod double;
+mod offload;
+mod shim;
+mod tiny;
+
+#[test]
+fn read_back_gives_what_the_host_gives() {
+    double::register("Elsewhere");
+    for arch in tiny::Arch::ALL {
+        for n_gpu_layers in [3, 8, 99] {
+            let [host, there] = [0, n_gpu_layers].map(|n| offload::run(arch, n, None));
+            // The double computes as the host does, and what is read back is changed by the same code.
+            assert!(offload::difference(&host, &there) == 0.0, "{arch:?}, {n_gpu_layers} layers offloaded");
+            let used = offload::kernels_of(&there);
+            assert!(used.contains("read-back"), "{arch:?}: {used:?}");
+            assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");
+        }
+    }
+}
