@@ -1,11 +1,13 @@
 //! Tells the program which llama.cpp it is built with, binds the kernels' interface, and builds the CUDA kernels.
 
-use std::path::PathBuf;
+#[path = "build/bind_kernels.rs"]
+mod bind_kernels;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     llama_version();
-    bind_kernels();
+    bind_kernels::bind("kernels");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
         build_cuda();
     }
@@ -21,22 +23,6 @@ fn llama_version() {
     let mut lines = lock.lines().skip_while(|line| *line != "name = \"llama-cpp-sys-2\"");
     let version = lines.nth(1).and_then(|line| line.split('"').nth(1)).unwrap_or("unknown");
     println!("cargo:rustc-env=LLAMA_CPP_SYS_VERSION={version}");
-}
-
-fn bind_kernels() {
-    println!("cargo:rerun-if-changed=kernels/device.h");
-    println!("cargo:rerun-if-changed=kernels/args.h");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("kernels.rs");
-    let bindings = bindgen::Builder::default()
-        .header("kernels/device.h")
-        .allowlist_type("Sf.*")
-        .allowlist_var("SF_.*")
-        .prepend_enum_name(false)
-        .derive_partialeq(true)
-        .no_partialeq("SfKernels")
-        .generate()
-        .unwrap_or_else(|error| panic!("kernels/device.h: {error}"));
-    bindings.write_to_file(out).expect("cargo's own folder can be written");
 }
 
 /// For every architecture that the compiler knows.

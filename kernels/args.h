@@ -40,8 +40,8 @@ enum {
 /// No cell.
 #define SF_NO_CELL 0xffffffffu
 
-/// The attention of one layer after its softmax: probabilities [n_head][n_rows][n_kv] F32, side by side, and its mask,
-/// [n_rows][n_kv] of `mask_type`, rows `mask_stride` bytes apart.
+/// The attention of one layer after its softmax: probabilities `[n_head][n_rows][n_kv]` F32, side by side, and its mask,
+/// `[n_rows][n_kv]` of `mask_type`, rows `mask_stride` bytes apart.
 typedef struct {
   uint64_t mask_stride;
   uint32_t mask_type;
@@ -65,7 +65,7 @@ typedef struct {
   uint32_t changed;
 } SfOebOutcome;
 
-/// The head outputs of one layer, [n_head][n_rows][head_dim] F32 side by side, and its V cache: byte strides of cell,
+/// The head outputs of one layer, `[n_head][n_rows][head_dim]` F32 side by side, and its V cache: byte strides of cell,
 /// dimension (of a block of 32 dimensions where the type has blocks) and head.
 typedef struct {
   uint64_t cell_stride;
@@ -75,6 +75,7 @@ typedef struct {
   uint32_t value_type;
   uint32_t mask_type;
   uint32_t head_dim;
+  uint32_t n_kv;
   uint32_t n_rows;
   uint32_t n_head;
   uint32_t n_head_kv;

@@ -119,7 +119,7 @@ impl Device {
     ) -> Result<&'o [SfSmiOutcome], DeviceError> {
         let args = &output.args;
         let inside = |row: &SfSmiRow| row.row < args.n_rows && ends_inside(row.first, row.n_cells, cells.values.len());
-        assert!(rows.values.iter().all(inside) && cells.values.iter().all(|&cell| cell < output.n_kv));
+        assert!(rows.values.iter().all(inside) && cells.values.iter().all(|&cell| cell < args.n_kv));
         found.resize(self, rows.values.len() * args.n_head as usize)?;
         if rows.values.is_empty() {
             return Ok(&[]);
@@ -188,7 +188,6 @@ impl AttentionData<'_> {
 /// Head outputs of one layer and the V cache behind them in a device's memory, while the graph stands still there.
 pub struct HeadOutputData<'g> {
     args: SfHeadOutput,
-    n_kv: u32,
     output: *mut f32,
     values: *const u8,
     mask: *const u8,
@@ -196,12 +195,10 @@ pub struct HeadOutputData<'g> {
 }
 
 impl HeadOutputData<'_> {
-    /// `n_kv` counts the cells that `values` and `mask` have.
-    ///
     /// # Safety
     /// As [`AttentionData::new`].
-    pub unsafe fn new(args: SfHeadOutput, n_kv: u32, output: *mut f32, values: *const u8, mask: *const u8) -> Self {
-        Self { args, n_kv, output, values, mask, graph: PhantomData }
+    pub unsafe fn new(args: SfHeadOutput, output: *mut f32, values: *const u8, mask: *const u8) -> Self {
+        Self { args, output, values, mask, graph: PhantomData }
     }
 }
 

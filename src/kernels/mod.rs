@@ -5,6 +5,8 @@ mod device;
 mod ffi;
 pub mod host;
 mod library;
+#[cfg(all(target_os = "macos", feature = "metal"))]
+mod metal;
 
 use std::collections::HashMap;
 

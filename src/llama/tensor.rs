@@ -390,6 +390,7 @@ impl<'g> OnDevice<'g> {
             value_type: v.type_,
             mask_type: mask.type_,
             head_dim: head_dim as u32,
+            n_kv: n_kv as u32,
             n_rows: n_rows as u32,
             n_head: n_head as u32,
             n_head_kv: n_head_kv as u32,
@@ -397,6 +398,6 @@ impl<'g> OnDevice<'g> {
         let output = node.get().data.cast::<f32>().wrapping_add(stream * head_dim * n_rows * n_head);
         let values = v.data.cast_const().cast::<u8>().wrapping_add(stream * v.nb[3]);
         // SAFETY: as in `attention`.
-        Ok(Some(unsafe { HeadOutputData::new(args, n_kv as u32, output, values, self.mask_of(stream)) }))
+        Ok(Some(unsafe { HeadOutputData::new(args, output, values, self.mask_of(stream)) }))
     }
 }

@@ -108,12 +108,13 @@ pub fn write_tiny(arch: Arch, ty: WeightType, path: &Path) {
     model.out.finish(std::io::BufWriter::new(file)).unwrap();
 }
 
-/// A file beside the build, written under another name first: tests run side by side, and may be stopped.
+/// A file beside the build, or where there is no build any more in the system's temporary folder; written under another name first: tests run side by side, and may be stopped.
 fn cached(name: &str, write: impl FnOnce(&Path)) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let build = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let folder = if build.is_dir() { build } else { std::env::temp_dir() };
     let path = folder.join(name);
     if !path.exists() {
-        let beside = tempfile::NamedTempFile::new_in(folder).unwrap();
+        let beside = tempfile::NamedTempFile::new_in(&folder).unwrap();
         write(beside.path());
         beside.persist(&path).unwrap();
     }

@@ -1,0 +1,130 @@
+//! What a call of a kernel costs, from its launch until it is done, in microseconds: `cargo bench --bench kernels`.
+//!
+//! By the library that the only argument names, built of kernels/cuda, on its first GPU. One line an operation and shape
+//! as CSV, shapes in turns; the median of all calls, and the 10th and 90th percentile.
+
+use std::path::Path;
+use std::time::Instant;
+
+use stepflow::kernels::*;
+
+const HEADS: u32 = 40;
+const HEADS_KV: u32 = 8;
+const HEAD_DIM: u32 = 128;
+const CALLS: usize = 200;
+
+fn table<T: Plain>(device: &Device, values: Vec<T>) -> Table<T> {
+    let mut table = Table::default();
+    table.upload(device, values).unwrap();
+    table
+}
+
+/// An operation and its shape, ready to be called.
+struct Case {
+    name: &'static str,
+    n_rows: u32,
+    n_kv: u32,
+    call: Box<dyn FnMut()>,
+    micros: Vec<f64>,
+}
+
+impl Case {
+    fn new(name: &'static str, n_rows: u32, n_kv: u32, call: impl FnMut() + 'static) -> Self {
+        Self { name, n_rows, n_kv, call: Box::new(call), micros: Vec::new() }
+    }
+}
+
+fn attention(n_rows: u32, n_kv: u32) -> SfAttention {
+    SfAttention { mask_stride: 4 * u64::from(n_kv), mask_type: SF_F32, n_kv, n_rows, n_head: HEADS }
+}
+
+/// OEB where every row is below its floor, so that every row is written.
+fn oeb(device: &Device, n_rows: u32, n_kv: u32) -> Case {
+    let device = device.clone();
+    let keys = (n_kv * n_rows) as usize;
+    let labels = table(&device, (0..n_kv).map(|cell| u8::from(cell >= n_kv / 10)).collect());
+    let rows = (0..n_rows).map(|row| SfOebRow { row, same: 1, bridge: 0, tau_max: 1.0 });
+    let (rows, mask) = (table(&device, rows.collect()), table(&device, vec![0u8; keys * 4]));
+    let probs = table(&device, vec![1.0 / n_kv as f32; keys * HEADS as usize]);
+    let mut found = Shared::default();
+    Case::new("oeb", n_rows, n_kv, move || {
+        let at = probs.as_ptr().cast_mut();
+        // SAFETY: tables of the device, as large as the shapes say, that nothing else uses.
+        let data = unsafe { AttentionData::new(attention(n_rows, n_kv), false, at, mask.as_ptr()) };
+        device.oeb(&data, &labels, &rows, &mut found).unwrap();
+    })
+}
+
+/// SMI over a transposed F16 cache.
+fn smi(device: &Device, window: u32, n_kv: u32) -> Case {
+    let device = device.clone();
+    let args = SfHeadOutput {
+        cell_stride: 2,
+        dim_stride: 2 * u64::from(n_kv),
+        head_stride: 2 * u64::from(n_kv * HEAD_DIM),
+        mask_stride: 4 * u64::from(n_kv),
+        value_type: SF_F16,
+        mask_type: SF_F32,
+        head_dim: HEAD_DIM,
+        n_kv,
+        n_rows: 1,
+        n_head: HEADS,
+        n_head_kv: HEADS_KV,
+    };
+    let values = table(&device, vec![0u8; (2 * n_kv * HEAD_DIM * HEADS_KV) as usize]);
+    let (mask, cells) = (table(&device, vec![0u8; 4 * n_kv as usize]), table(&device, (0..window).collect()));
+    let rows = table(&device, vec![SfSmiRow { row: 0, first: 0, n_cells: window, alpha: 0.06 }]);
+    let output = table(&device, vec![0f32; (HEAD_DIM * HEADS) as usize]);
+    let mut found = Shared::default();
+    Case::new("smi", 1, n_kv, move || {
+        let at = output.as_ptr().cast_mut();
+        // SAFETY: as in `oeb`.
+        let data = unsafe { HeadOutputData::new(args, at, values.as_ptr(), mask.as_ptr()) };
+        device.smi(&data, &cells, &rows, &mut found).unwrap();
+    })
+}
+
+/// A probe of 32 keys a row.
+fn probe(device: &Device, n_rows: u32, n_kv: u32) -> Case {
+    let device = device.clone();
+    let keys = (n_kv * n_rows) as usize;
+    let keys_of_row = (0..32).map(|cell| SfProbeKey { own: cell, shared: SF_NO_CELL });
+    let rows = (0..n_rows).map(|row| SfProbeRow { row, first: 0, n_keys: 32 });
+    let (keys_there, rows) = (table(&device, keys_of_row.collect()), table(&device, rows.collect()));
+    let factors = table(&device, vec![1.0; (n_rows * HEADS) as usize]);
+    let (mask, probs) = (table(&device, vec![0u8; keys * 4]), table(&device, vec![0f32; keys * HEADS as usize]));
+    Case::new("probe", n_rows, n_kv, move || {
+        let at = probs.as_ptr().cast_mut();
+        // SAFETY: as in `oeb`.
+        let data = unsafe { AttentionData::new(attention(n_rows, n_kv), false, at, mask.as_ptr()) };
+        device.probe(&data, &keys_there, &rows, &factors).unwrap();
+    })
+}
+
+fn main() {
+    // Cargo passes `--bench`.
+    let Some(path) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) else {
+        eprintln!("kernels: skipped: no library of kernels is named; scripts/gpu-check builds and names one");
+        return;
+    };
+    let device = Device::open(Library::open(Path::new(&path)).unwrap(), 0).unwrap();
+    let mut cases: Vec<Case> = [256, 4096, 16384, 32768].map(|n_kv| oeb(&device, 1, n_kv)).into();
+    cases.extend([oeb(&device, 64, 4096), oeb(&device, 512, 4096)]);
+    cases.extend([smi(&device, 4, 16384), smi(&device, 64, 16384), probe(&device, 1, 16384), probe(&device, 64, 4096)]);
+    for call in 0..=CALLS {
+        for case in &mut cases {
+            let started = Instant::now();
+            (case.call)();
+            // The first call of each warms up.
+            if call > 0 {
+                case.micros.push(started.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+    }
+    println!("kernel,rows,n_kv,heads,us_p10,us_median,us_p90");
+    for Case { name, n_rows, n_kv, mut micros, .. } in cases {
+        micros.sort_by(f64::total_cmp);
+        let at = |share: usize| micros[(micros.len() - 1) * share / 100];
+        println!("{name},{n_rows},{n_kv},{HEADS},{:.1},{:.1},{:.1}", at(10), at(50), at(90));
+    }
+}
