@@ -333,3 +333,18 @@ fn inspect_refuses_what_is_no_model() {
     assert_eq!(code, 1);
     assert!(message.contains("GGUF"), "{message}");
 }
+
+#[test]
+fn devices_and_statistics_say_what_stepflow_works_with() {
+    let devices = stdout(&["--list-devices"]);
+    let cpu = devices.lines().find(|line| line.trim_start().starts_with("CPU: ")).expect("there is a CPU");
+    assert!(devices.starts_with("Available devices:\n") && cpu.ends_with("StepFlow: host"), "{devices}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stats.json");
+    let problem = "Ann has 3 coins. Bob has 2 more coins than Ann. How many coins does Bob have?";
+    stdout(&["-p", problem, "-st", "-ngl", "0", "--stepflow", "--stats", path.to_str().unwrap()]);
+    let stats: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let layers = stats["layers"].as_array().unwrap();
+    assert!(layers.len() >= 2 && layers.iter().all(|layer| layer["kernels"] == "host"), "{stats}");
+}
