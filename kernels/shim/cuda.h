@@ -73,9 +73,10 @@ enum { cudaStreamNonBlocking = 1, cudaHostAllocMapped = 2, cudaMemcpyHostToDevic
 
 inline const char *cudaGetErrorString(cudaError_t) { return "out of memory"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+inline thread_local int current_device = 0;
+inline cudaError_t cudaGetDevice(int *device) { return *device = current_device, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) { return current_device = device, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 2, cudaSuccess; }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) { return *stream = nullptr, cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

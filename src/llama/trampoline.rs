@@ -1,7 +1,9 @@
 //! The function that llama.cpp's scheduler calls for every node of a graph, and what it keeps between calls.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
@@ -16,6 +18,10 @@ pub(super) struct State {
     pub caches: Caches,
     pub rows: Vec<Row>,
     read_masks: ReadMasks,
+    /// Of the running graph: the cache whose keys a layer attends over, by a layer that writes it.
+    keys: HashMap<usize, usize>,
+    /// Of the running graph: the softmax of each layer. What follows it may be given a copy that knows no mask.
+    softmaxes: HashMap<usize, NonNull<sys::ggml_tensor>>,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
     pub error: Option<String>,
@@ -23,8 +29,16 @@ pub(super) struct State {
 
 impl State {
     pub fn new(hook: Box<dyn Hook>) -> Self {
-        let (caches, read_masks) = (Caches::default(), ReadMasks::default());
-        Self { hook, caches, rows: Vec::new(), read_masks, offers_attention: false, error: None }
+        Self {
+            hook,
+            caches: Caches::default(),
+            rows: Vec::new(),
+            read_masks: ReadMasks::default(),
+            keys: HashMap::new(),
+            softmaxes: HashMap::new(),
+            offers_attention: false,
+            error: None,
+        }
     }
 
     /// The next decode runs `rows`.
@@ -33,6 +47,8 @@ impl State {
         self.rows.extend_from_slice(rows);
         self.caches.begin();
         self.read_masks.clear();
+        self.keys.clear();
+        self.softmaxes.clear();
         self.error = None;
         self.hook.begin(&self.rows);
     }
@@ -41,8 +57,18 @@ impl State {
     fn ask(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
         match node.op() {
             sys::GGML_OP_SET_ROWS => self.follow_write(node).map(|()| false),
-            sys::GGML_OP_SOFT_MAX => Ok(self.offers(node, b"kq_soft_max-", Point::Attention)),
-            sys::GGML_OP_MUL_MAT => Ok(self.offers(node, b"kqv-", Point::HeadOutput)),
+            sys::GGML_OP_SOFT_MAX => {
+                if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
+                    self.softmaxes.insert(layer, node.raw());
+                }
+                Ok(self.offers(node, b"kq_soft_max-", Point::Attention))
+            }
+            sys::GGML_OP_MUL_MAT => {
+                if let Some(layer) = layer_of(node.name(), b"kq-") {
+                    self.keys.extend(node.source(0).and_then(|keys| cache_of(keys)).map(|cache| (layer, cache)));
+                }
+                Ok(self.offers(node, b"kqv-", Point::HeadOutput))
+            }
             _ => Ok(false),
         }
     }
@@ -95,8 +121,8 @@ impl State {
         if self.attention_on_device(node, layer)? {
             return Ok(());
         }
-        let Self { hook, caches, rows, read_masks, .. } = self;
-        let streams = streams_of(caches, node)?;
+        let Self { hook, caches, rows, read_masks, keys, .. } = self;
+        let streams = streams_of(caches, keys, layer)?;
         let mask = Mask::new(node.source(1).ok_or("attention without a mask")?, read_masks)?;
         let (sinks, read_back) = (node.source(2).is_some(), !node.is_host());
         node.with_f32(|probs| {
@@ -125,7 +151,7 @@ impl State {
     fn attention_on_device(&mut self, node: Tensor<'_>, layer: usize) -> Result<bool, HookError> {
         let Some(on_device) = OnDevice::new(node) else { return Ok(false) };
         let [n_kv, n_rows, n_head, _] = node.shape();
-        let (place, streams) = (on_device.place(), streams_of(&self.caches, node)?);
+        let (place, streams) = (on_device.place(), streams_of(&self.caches, &self.keys, layer)?);
         for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
             let (data, mask_key) = (on_device.attention(stream)?, on_device.mask_key(stream));
             let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
@@ -140,12 +166,14 @@ impl State {
     fn visit_head_output(&mut self, node: Tensor<'_>, layer: usize) -> Result<(), HookError> {
         let [head_dim, n_rows, n_head, n_streams] = node.shape();
         self.check_rows(n_rows * n_streams)?;
-        let softmax = node.source(1).ok_or("head output without attention")?;
+        let softmax = *self.softmaxes.get(&layer).ok_or("head output without attention")?;
+        // SAFETY: a node of the graph that runs now: they are forgotten when the next one begins.
+        let softmax = unsafe { Tensor::new(softmax.as_ptr()) }.ok_or("head output without attention")?;
         if self.head_output_on_device(node, softmax, layer)? {
             return Ok(());
         }
-        let Self { hook, caches, rows, read_masks, .. } = self;
-        let streams = streams_of(caches, softmax)?;
+        let Self { hook, caches, rows, read_masks, keys, .. } = self;
+        let streams = streams_of(caches, keys, layer)?;
         let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?, read_masks)?;
         let values = Values::new(node.source(0).ok_or("head output without values")?)?;
         let read_back = !node.is_host();
@@ -180,7 +208,7 @@ impl State {
     ) -> Result<bool, HookError> {
         let Some(on_device) = OnDevice::new(softmax) else { return Ok(false) };
         let ([_, n_rows, n_head, _], [n_kv, ..]) = (node.shape(), softmax.shape());
-        let (place, streams) = (on_device.place(), streams_of(&self.caches, softmax)?);
+        let (place, streams) = (on_device.place(), streams_of(&self.caches, &self.keys, layer)?);
         for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
             let Some(data) = on_device.head_output(node, stream)? else { return Ok(false) };
             let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
@@ -206,16 +234,18 @@ fn cells_of<'c>(streams: &'c Streams, rows: &[Row]) -> Result<&'c Cells, HookErr
     cells.ok_or_else(|| "attention of a sequence that has no cells".into())
 }
 
-/// The cache behind a softmax: its K comes from the cache of some layer, which need not be the node's own.
-fn streams_of<'c>(caches: &'c Caches, softmax: Tensor<'_>) -> Result<&'c Streams, HookError> {
-    let mut node = softmax;
-    // Between the softmax and Q x K a model may scale, cap or bias.
-    while node.op() != sys::GGML_OP_MUL_MAT {
-        node = node.source(0).ok_or("attention without keys")?;
-    }
-    let keys = node.source(0).ok_or("attention without keys")?.owner();
-    let layer = layer_of(keys.name(), b"cache_k_l").ok_or("attention over keys that are in no cache")?;
-    caches.of_layer(layer).ok_or_else(|| "attention over a cache that was never written".into())
+/// The cache that `layer` attends over, which need not be the one it writes.
+fn streams_of<'c>(caches: &'c Caches, keys: &HashMap<usize, usize>, layer: usize) -> Result<&'c Streams, HookError> {
+    let cache = keys.get(&layer).ok_or("attention over keys that are in no cache")?;
+    caches.of_layer(*cache).ok_or_else(|| "attention over a cache that was never written".into())
+}
+
+/// The number of the K cache that `keys` are a view of, or a copy of such a view: where a graph goes from one device to
+/// the next, llama.cpp's scheduler copies, and names the copy `device#name#number`.
+fn cache_of(keys: Tensor<'_>) -> Option<usize> {
+    let name = std::str::from_utf8(keys.owner().name()).ok()?;
+    let (_, number) = name.split_once("cache_k_l")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.

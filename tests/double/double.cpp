@@ -1,5 +1,6 @@
-// A ggml backend whose memory no host may touch: it computes as the CPU backend does, and between computations its pages
-// are closed, so that a stray access ends the process. In this it is like a GPU, on machines that have none.
+// A ggml backend of two devices whose memory no host may touch: it computes as the CPU backend does, and between
+// computations its pages are closed, so that a stray access ends the process. In this it is like two GPUs, on machines that
+// have none.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -23,6 +24,8 @@ struct Ggml {
   decltype(&ggml_backend_graph_compute) graph_compute;
   decltype(&ggml_backend_free) backend_free;
 };
+
+constexpr size_t N_DEVICES = 2;
 
 Ggml ggml;
 const char *name;
@@ -105,7 +108,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
 
 size_t get_alignment(ggml_backend_buffer_type_t) { return 64; }
 
-ggml_backend_buffer_type buffer_type = {};
+ggml_backend_buffer_type buffer_types[N_DEVICES] = {};
 
 // Backend: the CPU's, with the memory open meanwhile.
 
@@ -149,23 +152,25 @@ void get_props(ggml_backend_dev_t device, ggml_backend_dev_props *props) {
   get_memory(device, &props->memory_free, &props->memory_total);
 }
 
-ggml_backend_buffer_type_t get_buffer_type(ggml_backend_dev_t) { return &buffer_type; }
+ggml_backend_buffer_type_t get_buffer_type(ggml_backend_dev_t device) {
+  return static_cast<ggml_backend_buffer_type_t>(device->context);
+}
 
 bool supports_op(ggml_backend_dev_t, const ggml_tensor *op) {
   return ggml.dev_supports_op(ggml.dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), op);
 }
 
-bool supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) { return type == &buffer_type; }
+bool supports_buft(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) { return type->device == device; }
 
-ggml_backend_device device = {};
+ggml_backend_device devices[N_DEVICES] = {};
 
 // Registry
 
 const char *reg_name(ggml_backend_reg_t) { return name; }
 
-size_t get_device_count(ggml_backend_reg_t) { return 1; }
+size_t get_device_count(ggml_backend_reg_t) { return N_DEVICES; }
 
-ggml_backend_dev_t get_device(ggml_backend_reg_t, size_t) { return &device; }
+ggml_backend_dev_t get_device(ggml_backend_reg_t, size_t index) { return &devices[index]; }
 
 ggml_backend_reg reg = {};
 
@@ -180,18 +185,22 @@ extern "C" ggml_backend_reg_t double_backend(const char *called, const Ggml *fun
   ggml = *functions;
   reg.api_version = GGML_BACKEND_API_VERSION;
   reg.iface = {reg_name, get_device_count, get_device, nullptr};
-  device.reg = &reg;
-  device.iface.get_name = device.iface.get_description = device_name;
-  device.iface.get_memory = get_memory;
-  device.iface.get_type = get_type;
-  device.iface.get_props = get_props;
-  device.iface.init_backend = init_backend;
-  device.iface.get_buffer_type = get_buffer_type;
-  device.iface.supports_op = supports_op;
-  device.iface.supports_buft = supports_buft;
-  buffer_type.device = &device;
-  buffer_type.iface.get_name = get_name;
-  buffer_type.iface.alloc_buffer = alloc_buffer;
-  buffer_type.iface.get_alignment = get_alignment;
+  for (size_t i = 0; i < N_DEVICES; i++) {
+    ggml_backend_device &device = devices[i];
+    device.reg = &reg;
+    device.context = &buffer_types[i];
+    device.iface.get_name = device.iface.get_description = device_name;
+    device.iface.get_memory = get_memory;
+    device.iface.get_type = get_type;
+    device.iface.get_props = get_props;
+    device.iface.init_backend = init_backend;
+    device.iface.get_buffer_type = get_buffer_type;
+    device.iface.supports_op = supports_op;
+    device.iface.supports_buft = supports_buft;
+    buffer_types[i].device = &device;
+    buffer_types[i].iface.get_name = get_name;
+    buffer_types[i].iface.alloc_buffer = alloc_buffer;
+    buffer_types[i].iface.get_alignment = get_alignment;
+  }
   return &reg;
 }

@@ -1,4 +1,4 @@
-//! A device that refuses host access, as one more backend of the ggml in this process.
+//! Devices that refuse host access, as one more backend of the ggml in this process.
 
 use std::ffi::{CString, c_char, c_void};
 use std::path::{Path, PathBuf};
