@@ -38,7 +38,7 @@ impl Case {
     fn draw(((kind, dim, transposed), n_kv, n_rows, n_head_kv, group_size): Shape, seed: u64, alpha: f32) -> Self {
         let mut draw = Draw(seed);
         let n_head = n_head_kv * group_size;
-        let mask = Mask::draw(&mut draw, n_rows, n_kv, seed % 2 == 0);
+        let mask = Mask::draw(&mut draw, n_rows, n_kv, seed.is_multiple_of(2));
         let values: Vec<f32> = (0..n_kv * n_head_kv * dim).map(|_| 3.0 * draw.real()).collect();
         let cache = cache(&values, kind, n_kv, n_head_kv, dim, transposed);
         let output = (0..n_head * n_rows * dim).map(|_| draw.real()).collect();
