@@ -19,7 +19,7 @@ fn models() -> Vec<PathBuf> {
 fn a_gpu_gives_what_the_host_gives() {
     let Some(gpu) = devices().into_iter().find(|device| Library::find(device.place.backend).is_some()) else {
         return common::skip(
-            "no device with kernels of its own: an NVIDIA GPU, or an Apple one with the feature metal",
+            "no device with kernels of its own: an NVIDIA or an Apple GPU",
         );
     };
     for path in models() {

@@ -54,7 +54,7 @@ impl Library {
     pub fn find(backend: &str) -> Option<Self> {
         match backend {
             "CUDA" => cuda(),
-            #[cfg(all(target_os = "macos", feature = "metal"))]
+            #[cfg(target_os = "macos")]
             "MTL" => Some(Self(super::metal::kernels())),
             _ => None,
         }

@@ -5,7 +5,7 @@ mod device;
 mod ffi;
 pub mod host;
 mod library;
-#[cfg(all(target_os = "macos", feature = "metal"))]
+#[cfg(target_os = "macos")]
 mod metal;
 
 use std::collections::HashMap;
