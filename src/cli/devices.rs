@@ -14,7 +14,7 @@ pub fn list() -> anyhow::Result<u8> {
         for device in &devices {
             let DeviceInfo { name, description, memory_total, memory_free, .. } = device;
             let (total, free) = (memory_total >> 20, memory_free >> 20);
-            let kernels = kernels_of(device.place.backend).name();
+            let kernels = kernels_of(device.place.backend);
             writeln!(out, "  {name}: {description} ({total} MiB, {free} MiB free), StepFlow: {kernels}")?;
         }
         if devices.is_empty() {
@@ -25,10 +25,11 @@ pub fn list() -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn kernels_of(backend: &str) -> Kernels {
-    match backend {
-        "CPU" => Kernels::Host,
-        _ if Library::find(backend).is_some() => Kernels::of(backend),
-        _ => Kernels::ReadBack,
+fn kernels_of(backend: &str) -> String {
+    match Library::find(backend) {
+        _ if backend == "CPU" => Kernels::Host.name().to_owned(),
+        Ok(Some(_)) => Kernels::of(backend).name().to_owned(),
+        Ok(None) => Kernels::ReadBack.name().to_owned(),
+        Err(problem) => format!("{}; {problem}", Kernels::ReadBack.name()),
     }
 }

@@ -50,13 +50,16 @@ impl Library {
         }
     }
 
-    /// The kernels for devices of ggml's `backend`, such as `CUDA`; `None` where there are none.
-    pub fn find(backend: &str) -> Option<Self> {
+    /// The kernels for devices of ggml's `backend`, such as `CUDA`; `None` for a backend that has none.
+    ///
+    /// # Errors
+    /// As [`Library::open`], for a library that should lie beside the program.
+    pub fn find(backend: &str) -> Result<Option<Self>, LibraryError> {
         match backend {
-            "CUDA" => cuda(),
+            "CUDA" => cuda().map(Some),
             #[cfg(target_os = "macos")]
-            "MTL" => Some(Self(super::metal::kernels())),
-            _ => None,
+            "MTL" => Ok(Some(Self(super::metal::kernels()))),
+            _ => Ok(None),
         }
     }
 
@@ -66,16 +69,16 @@ impl Library {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda() -> Option<Library> {
+fn cuda() -> Result<Library, LibraryError> {
     unsafe extern "C" {
         safe fn stepflow_kernels() -> *const SfKernels;
     }
     // SAFETY: kernels/cuda/device.cu returns the address of a constant.
-    unsafe { stepflow_kernels().as_ref() }.map(Library)
+    Ok(Library(unsafe { &*stepflow_kernels() }))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda() -> Option<Library> {
-    let program = std::env::current_exe().ok()?;
-    Library::open(&program.with_file_name(libloading::library_filename("stepflow-cuda"))).ok()
+fn cuda() -> Result<Library, LibraryError> {
+    let program = std::env::current_exe().unwrap_or_default();
+    Library::open(&program.with_file_name(libloading::library_filename("stepflow-cuda")))
 }

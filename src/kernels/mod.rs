@@ -45,8 +45,8 @@ impl Devices {
     pub fn at(&mut self, place: Place) -> Option<&Device> {
         let given = &self.given;
         let open = || {
-            let library = given.get(place.backend).copied().or_else(|| Library::find(place.backend))?;
-            Device::open(library, place.ordinal).ok()
+            let found = || Library::find(place.backend).ok().flatten();
+            Device::open(given.get(place.backend).copied().or_else(found)?, place.ordinal).ok()
         };
         self.opened.entry(place).or_insert_with(open).as_ref()
     }
