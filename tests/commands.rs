@@ -338,7 +338,8 @@ fn inspect_refuses_what_is_no_model() {
 fn devices_and_statistics_say_what_stepflow_works_with() {
     let devices = stdout(&["--list-devices"]);
     let cpu = devices.lines().find(|line| line.trim_start().starts_with("CPU: ")).expect("there is a CPU");
-    assert!(devices.starts_with("Available devices:\n") && cpu.ends_with("StepFlow: host"), "{devices}");
+    assert!(devices.starts_with("Backends: ") && devices.contains("CPU\nAvailable devices:\n"), "{devices}");
+    assert!(cpu.ends_with("StepFlow: host"), "{devices}");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stats.json");

@@ -65,7 +65,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return shell::version();
     }
     if cli.list_devices {
-        return devices::list();
+        return devices::list(cli.chat.model.verbose);
     }
     match cli.command {
         None if cli.chat.conversation.no_conversation => complete::run(&cli.chat),

@@ -48,6 +48,16 @@ pub fn devices() -> Vec<DeviceInfo> {
     devices
 }
 
+/// Names of the backends that were found, in ggml's order; some may have no device on this machine.
+pub fn backends() -> Vec<&'static str> {
+    backend();
+    // SAFETY: as in `devices`.
+    let name = |i| unsafe { CStr::from_ptr(sys::ggml_backend_reg_name(sys::ggml_backend_reg_get(i))) };
+    // SAFETY: it counts what is registered.
+    let n_backends = unsafe { sys::ggml_backend_reg_count() };
+    (0..n_backends).map(|i| name(i).to_str().unwrap_or("?")).collect()
+}
+
 /// # Safety
 /// `raw` is a NUL-terminated text.
 unsafe fn text(raw: *const c_char) -> String {

@@ -21,7 +21,7 @@ pub use backend::{exit_now, exit_on_abort, set_verbose, system_info};
 pub use batch::{Batch, Row};
 pub use cells::{Cell, Cells};
 pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS};
-pub use devices::{DeviceInfo, devices};
+pub use devices::{DeviceInfo, backends, devices};
 pub use error::LlamaError;
 pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
 pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};

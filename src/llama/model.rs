@@ -11,6 +11,7 @@ use crate::gguf::Gguf;
 
 use super::LlamaError;
 use super::backend::{backend, take_complaint};
+use super::devices::backends;
 
 /// A token of a vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +55,10 @@ impl Model {
         let invalid = |source| LlamaError::Gguf { path: path.to_owned(), source };
         let metadata = Gguf::open(path).map_err(invalid)?;
         metadata.check_loadable().map_err(invalid)?;
+        if backends().is_empty() {
+            let reason = "expected a backend of ggml beside the program (libggml-cpu-*), found none".to_owned();
+            return Err(LlamaError::Load { path: path.to_owned(), reason });
+        }
         let n_gpu_layers = params.n_gpu_layers.min(i32::MAX as u32);
         let raw = LlamaModelParams::default()
             .with_n_gpu_layers(n_gpu_layers)
