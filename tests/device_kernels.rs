@@ -10,14 +10,13 @@ fn kernels_on_the_device_give_what_the_host_gives() {
     let kernels = double::register("CUDA");
     for arch in tiny::Arch::ALL {
         let path = offload::model(arch);
-        let host = offload::on_host(&path);
-        for n_gpu_layers in [3, 8, 99] {
-            let there =
-                offload::run(&path, n_gpu_layers, |repair| Some(Box::new(repair.with_kernels("CUDA", kernels))));
+        for case @ (n_gpu_layers, streams) in offload::CASES {
+            let host = offload::on_host(&path, streams);
+            let there = offload::run(&path, case, |repair| Some(Box::new(repair.with_kernels("CUDA", kernels))));
             offload::assert_same_repairs(&host, &there, 0.0);
             let difference = offload::difference(&host, &there);
             // The kernels add in F32 in another order; 2e-6 in a probability has become this much in a logit.
-            assert!(difference <= 2e-4, "{arch:?}, {n_gpu_layers} layers offloaded: {difference}");
+            assert!(difference <= 2e-4, "{arch:?}, {n_gpu_layers} layers offloaded, streams {streams}: {difference}");
             let used = offload::kernels_of(&there);
             assert!(used.contains("cuda") && !used.contains("read-back"), "{arch:?}: {used:?}");
             assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");

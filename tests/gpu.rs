@@ -23,12 +23,12 @@ fn a_gpu_gives_what_the_host_gives() {
     };
     for path in models() {
         let name = path.display();
-        let plain = [0, 99].map(|n_gpu_layers| run(&path, n_gpu_layers, |_| None));
+        let plain = [0, 99].map(|n_gpu_layers| run(&path, (n_gpu_layers, false), |_| None));
         // What computing on the GPU alone changes: it rounds otherwise.
         let noise = difference(&plain[0], &plain[1]);
-        let host = on_host(&path);
-        let kernels = run(&path, 99, |repair| Some(Box::new(repair)));
-        let read_back = run(&path, 99, |repair| Some(Box::new(ReadBack(repair))));
+        let host = on_host(&path, false);
+        let kernels = run(&path, (99, false), |repair| Some(Box::new(repair)));
+        let read_back = run(&path, (99, false), |repair| Some(Box::new(ReadBack(repair))));
         assert_eq!(kernels_of(&read_back), ["read-back"].into(), "{name}");
         assert!(!kernels_of(&kernels).contains("read-back"), "{name}: {} has kernels", gpu.name);
         // Rows at their floor may fall to either side, for which a few in a thousand are room enough.

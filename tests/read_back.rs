@@ -10,12 +10,16 @@ fn read_back_gives_what_the_host_gives() {
     double::register("Elsewhere");
     for arch in tiny::Arch::ALL {
         let path = offload::model(arch);
-        let host = offload::on_host(&path);
-        for n_gpu_layers in [3, 8, 99] {
-            let there = offload::run(&path, n_gpu_layers, |repair| Some(Box::new(repair)));
+        for case @ (n_gpu_layers, streams) in offload::CASES {
+            let host = offload::on_host(&path, streams);
+            let there = offload::run(&path, case, |repair| Some(Box::new(repair)));
             offload::assert_same_repairs(&host, &there, 0.0);
             // The double computes as the host does, and what is read back is changed by the same code.
-            assert_eq!(offload::difference(&host, &there), 0.0, "{arch:?}, {n_gpu_layers} layers offloaded");
+            assert_eq!(
+                offload::difference(&host, &there),
+                0.0,
+                "{arch:?}, {n_gpu_layers} layers offloaded, streams {streams}"
+            );
             let used = offload::kernels_of(&there);
             assert!(used.contains("read-back"), "{arch:?}: {used:?}");
             assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");

@@ -24,25 +24,43 @@ pub struct Run {
 const QUESTION: usize = 12;
 const STEP: usize = 9;
 
-/// A question and four steps of thinking, then a summary, in two sequences side by side.
-fn rows(n_vocab: usize) -> Vec<Row> {
-    let row = |position: usize, sequence: u32| {
-        let thinking = position.checked_sub(QUESTION).filter(|thought| *thought < 4 * STEP);
-        let starts = thinking.is_some_and(|thought| thought > 0 && thought % STEP == 0);
-        Row {
-            token: Token(((position * 41 + sequence as usize * 7 + 5) % n_vocab) as i32),
-            segment: match thinking {
-                Some(_) => Segment::Thinking,
-                None if position < QUESTION => Segment::Question,
-                None => Segment::Summary,
-            },
-            previous_step: starts.then(|| position - STEP..position),
-            position,
-            sequence,
-            logits: true,
+/// How much of a model is on the device, and whether sequences have streams of their own.
+pub const CASES: [(u32, bool); 4] = [(3, false), (8, false), (99, false), (99, true)];
+
+/// Positions that are decoded together, in turns.
+const CHUNKS: [usize; 5] = [1, 15, 2, 32, 5];
+
+/// A question and four steps of thinking, then a summary.
+fn row(position: usize, sequence: u32, n_vocab: usize) -> Row {
+    let thinking = position.checked_sub(QUESTION).filter(|thought| *thought < 4 * STEP);
+    let starts = thinking.is_some_and(|thought| thought > 0 && thought % STEP == 0);
+    Row {
+        token: Token(((position * 41 + sequence as usize * 7 + 5) % n_vocab) as i32),
+        segment: match thinking {
+            Some(_) => Segment::Thinking,
+            None if position < QUESTION => Segment::Question,
+            None => Segment::Summary,
+        },
+        previous_step: starts.then(|| position - STEP..position),
+        position,
+        sequence,
+        logits: true,
+    }
+}
+
+/// Two sequences side by side, in batches of several sizes.
+fn batches(n_vocab: usize) -> Vec<Batch> {
+    let (mut batches, mut start) = (Vec::new(), 0);
+    for n in CHUNKS.into_iter().cycle() {
+        let positions = start..(start + n).min(QUESTION + 4 * STEP + 6);
+        start = positions.end;
+        if positions.is_empty() {
+            return batches;
         }
-    };
-    (0..QUESTION + 4 * STEP + 6).flat_map(|position| [row(position, 0), row(position, 1)]).collect()
+        let rows = (0..2).flat_map(|sequence| positions.clone().map(move |position| row(position, sequence, n_vocab)));
+        batches.push(Batch { rows: rows.collect() });
+    }
+    batches
 }
 
 /// StepFlow without its kernels: on a device the data is read back.
@@ -72,15 +90,20 @@ pub fn model(arch: Arch) -> PathBuf {
     tiny(arch, WeightType::F32)
 }
 
-/// Decodes with `n_gpu_layers` layers on the device, in micro-batches of several sizes; `hook` makes a hook of StepFlow.
-pub fn run(path: &Path, n_gpu_layers: u32, hook: impl FnOnce(Repair) -> Option<Box<dyn Hook>>) -> Run {
+/// Decodes with `n_gpu_layers` layers on the device; `hook` makes a hook of StepFlow.
+pub fn run(
+    path: &Path,
+    (n_gpu_layers, streams): (u32, bool),
+    hook: impl FnOnce(Repair) -> Option<Box<dyn Hook>>,
+) -> Run {
     let params = ModelParams { n_gpu_layers, ..ModelParams::default() };
     let model = Arc::new(Model::load(path, &params).unwrap());
     let repair = Repair::new(&StepFlowConfig::paper(), model.n_layer(), 2).unwrap();
     let control = repair.control();
     let params = ContextParams {
-        n_ctx: 256,
+        n_ctx: 512,
         n_sequences: 2,
+        streams,
         n_threads: 2,
         n_threads_batch: 2,
         flash_attention: FlashAttention::Off,
@@ -89,21 +112,17 @@ pub fn run(path: &Path, n_gpu_layers: u32, hook: impl FnOnce(Repair) -> Option<B
         ..ContextParams::default()
     };
     let mut context = Context::new(model.clone(), &params, hook(repair)).unwrap();
-    let (mut logits, mut rows) = (Vec::new(), rows(model.n_vocab()));
-    for n in [1, 30, 2, 64, 9].into_iter().cycle() {
-        let batch = Batch { rows: rows.drain(..n.min(rows.len())).collect() };
+    let mut logits = Vec::new();
+    for batch in batches(model.n_vocab()) {
         context.decode(&batch).unwrap();
         (0..batch.rows.len()).for_each(|row| logits.extend(context.logits(row)));
-        if rows.is_empty() {
-            break;
-        }
     }
     Run { logits, stats: control.stats() }
 }
 
 /// StepFlow on the host.
-pub fn on_host(path: &Path) -> Run {
-    run(path, 0, |repair| Some(Box::new(repair)))
+pub fn on_host(path: &Path, streams: bool) -> Run {
+    run(path, (0, streams), |repair| Some(Box::new(repair)))
 }
 
 /// The largest difference of two logits.

@@ -1,6 +1,6 @@
-//! What a call of a kernel costs, from its launch until it is done, in microseconds: `cargo bench --bench kernels`.
+//! What a call of a kernel costs, from its launch until it is done, in microseconds: `cargo bench --bench kernel-cost -- LIBRARY`.
 //!
-//! By the library that the only argument names, built of kernels/cuda, on its first GPU. One line an operation and shape
+//! By the library of kernels that the argument names, on its first GPU. One line an operation and shape
 //! as CSV, shapes in turns; the median of all calls, and the 10th and 90th percentile.
 
 use std::path::Path;
@@ -104,7 +104,7 @@ fn probe(device: &Device, n_rows: u32, n_kv: u32) -> Case {
 fn main() {
     // Cargo passes `--bench`.
     let Some(path) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) else {
-        eprintln!("kernels: skipped: no library of kernels is named; scripts/gpu-check builds and names one");
+        eprintln!("kernel-cost: skipped: no library of kernels is named; scripts/gpu-check builds and names one");
         return;
     };
     let device = Device::open(Library::open(Path::new(&path)).unwrap(), 0).unwrap();
