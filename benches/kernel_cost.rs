@@ -101,13 +101,13 @@ fn probe(device: &Device, n_rows: u32, n_kv: u32) -> Case {
     })
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Cargo passes `--bench`.
     let Some(path) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) else {
         eprintln!("kernel-cost: skipped: no library of kernels is named; scripts/gpu-check builds and names one");
-        return;
+        return Ok(());
     };
-    let device = Device::open(Library::open(Path::new(&path)).unwrap(), 0).unwrap();
+    let device = Device::open(Library::open(Path::new(&path))?, 0)?;
     let mut cases: Vec<Case> = [256, 4096, 16384, 32768].map(|n_kv| oeb(&device, 1, n_kv)).into();
     cases.extend([oeb(&device, 64, 4096), oeb(&device, 512, 4096)]);
     cases.extend([smi(&device, 4, 16384), smi(&device, 64, 16384), probe(&device, 1, 16384), probe(&device, 64, 4096)]);
@@ -127,4 +127,5 @@ fn main() {
         let at = |share: usize| micros[(micros.len() - 1) * share / 100];
         println!("{name},{n_rows},{n_kv},{HEADS},{:.1},{:.1},{:.1}", at(10), at(50), at(90));
     }
+    Ok(())
 }

@@ -77,12 +77,13 @@ pub struct ModelArgs {
     /// LoRA adapter to apply.
     #[arg(long, value_name = "FNAME")]
     pub lora: Option<PathBuf>,
-    /// Layers to keep in GPU memory: a number, `auto` or `all` [-ngl].
+    /// Layers to keep in GPU memory: a number, `auto` or `all`, which are all that there are [-ngl].
     #[arg(
         long,
         visible_alias = "gpu-layers",
         value_name = "N",
         default_value = "auto",
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_N_GPU_LAYERS"
     )]
     #[arg(value_parser = gpu_layers)]

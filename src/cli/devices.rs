@@ -1,7 +1,7 @@
 //! `--list-devices`.
 
 use stepflow::kernels::Library;
-use stepflow::llama::{DeviceInfo, backends, devices};
+use stepflow::llama::{DeviceInfo, backends, backends_not_loaded, devices};
 use stepflow::stepflow::Kernels;
 
 use super::{exit, output};
@@ -24,7 +24,8 @@ pub fn list(verbose: bool) -> anyhow::Result<u8> {
         }
         Ok(())
     })?;
-    Ok(exit::OK)
+    backends_not_loaded().iter().for_each(|problem| say!("stepflow: {problem}"));
+    Ok(if devices.is_empty() { exit::FAILURE } else { exit::OK })
 }
 
 fn kernels_of(backend: &str) -> String {
@@ -32,6 +33,6 @@ fn kernels_of(backend: &str) -> String {
         _ if backend == "CPU" => Kernels::Host.name().to_owned(),
         Ok(Some(_)) => Kernels::of(backend).name().to_owned(),
         Ok(None) => Kernels::ReadBack.name().to_owned(),
-        Err(problem) => format!("{}; {problem}", Kernels::ReadBack.name()),
+        Err(problem) => format!("{} ({problem})", Kernels::ReadBack.name()),
     }
 }

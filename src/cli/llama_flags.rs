@@ -47,7 +47,7 @@ const NOT_TAKEN: &str = "-cl --cache-list --completion-bash --server-base --verb
     --interactive-first --in-prefix --in-suffix --prompt-cache -gan -gaw -ld --lookup-cache-static";
 
 /// What to use in place of a flag that is not taken, where no name is near.
-const INSTEAD: [(&str, &str); 12] = [
+const INSTEAD: [(&str, &str); 15] = [
     ("--mirostat", "--samplers"),
     ("--xtc-probability", "--samplers"),
     ("--xtc-threshold", "--samplers"),
@@ -56,7 +56,10 @@ const INSTEAD: [(&str, &str); 12] = [
     ("--model-url", "--hf-repo"),
     ("-hft", "the variable HF_TOKEN"),
     ("--hf-token", "the variable HF_TOKEN"),
-    ("-sm", "--n-gpu-layers"),
+    ("-sm", "the variable CUDA_VISIBLE_DEVICES"),
+    ("-ts", "the variable CUDA_VISIBLE_DEVICES"),
+    ("-mg", "the variable CUDA_VISIBLE_DEVICES"),
+    ("-dev", "the variable CUDA_VISIBLE_DEVICES"),
     ("-rea", "--reasoning-budget"),
     ("-i", "--conversation"),
     ("-lv", "--verbose"),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, bail};
 use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
-use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams};
+use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices};
 use stepflow::stepflow::StepFlowConfig;
 
 use super::args::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
@@ -64,7 +64,21 @@ pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
     stepflow::llama::set_verbose(args.verbose);
     let path = model_path(args)?;
     let params = ModelParams { n_gpu_layers: args.n_gpu_layers, mmap: !args.no_mmap, mlock: args.mlock };
+    if args.n_gpu_layers > 0 {
+        say_of_gpus(args.n_gpu_layers);
+    }
     Ok(Arc::new(Model::load(&path, &params)?))
+}
+
+/// Says what keeps layers from a GPU.
+fn say_of_gpus(n_gpu_layers: u32) {
+    let problems = backends_not_loaded();
+    problems.iter().for_each(|problem| say!("stepflow: {problem}; running without it"));
+    // Who asks for all, or for nothing in particular, takes what there is.
+    let asked = n_gpu_layers != u32::MAX;
+    if asked && problems.is_empty() && devices().iter().all(|device| device.place.backend == "CPU") {
+        say!("stepflow: no GPU was found, so -ngl {n_gpu_layers} changes nothing; see --list-devices");
+    }
 }
 
 fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {

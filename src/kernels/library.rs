@@ -12,13 +12,8 @@ pub struct Library(&'static SfKernels);
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
     /// It cannot be opened, or it is something else.
-    #[error("expected a library of kernels in {path}: {reason}")]
-    Open {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What the system's loader said.
-        reason: String,
-    },
+    #[error("no kernels: {0}")]
+    Open(String),
     /// It was built from other sources than this program.
     #[error("expected kernels of version {SF_VERSION} in {path}, found version {found}; take both from one build")]
     Version {
@@ -36,7 +31,11 @@ impl Library {
     /// When it cannot be opened, is no such library, or is of another version.
     pub fn open(path: &Path) -> Result<Self, LibraryError> {
         type Entry = unsafe extern "C" fn() -> *const SfKernels;
-        let failed = |reason: String| LibraryError::Open { path: path.to_owned(), reason };
+        // Loaders name the file, but not all of them.
+        let failed = |reason: String| match path.display().to_string() {
+            name if reason.contains(&name) => LibraryError::Open(reason),
+            name => LibraryError::Open(format!("{name}: {reason}")),
+        };
         // SAFETY: running a library's initialisers is safe as far as the user's own libraries are.
         let library = unsafe { libloading::Library::new(path) }.map_err(|error| failed(error.to_string()))?;
         // SAFETY: kernels/device.h gives the function of this name this type.

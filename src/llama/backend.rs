@@ -14,6 +14,7 @@ static VERBOSE: AtomicBool = AtomicBool::new(false);
 /// The last warnings and errors, the newest at the end: an error message quotes them.
 static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 const COMPLAINTS_KEPT: usize = 8;
+static NOT_LOADED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Initialises llama.cpp once and takes over its log.
 pub(super) fn backend() -> &'static LlamaBackend {
@@ -21,21 +22,50 @@ pub(super) fn backend() -> &'static LlamaBackend {
         // SAFETY: `on_log` is a function for the whole life of the process and uses no user data.
         unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
         #[cfg(feature = "dynamic-backends")]
-        load_backends();
+        if !load_backends() {
+            // Its initialisation would look for backends elsewhere: where it was built, and in the current folder.
+            return LlamaBackend {};
+        }
         // Whoever initialised it before us, through llama-cpp-2, has left it ready.
         LlamaBackend::init().unwrap_or(LlamaBackend {})
     })
 }
 
-/// Loads the backends that lie beside the program, as far as this machine can run them.
+/// Loads the backends that lie beside the program, as far as this machine can run them. Returns whether there is any.
 #[cfg(feature = "dynamic-backends")]
-fn load_backends() {
-    let folder = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
-    let folder = folder.and_then(|folder| std::ffi::CString::new(folder.into_os_string().into_encoded_bytes()).ok());
-    if let Some(folder) = folder {
+fn load_backends() -> bool {
+    let program = std::env::current_exe().unwrap_or_default();
+    let folder = program.parent().unwrap_or(std::path::Path::new("."));
+    if let Ok(folder) = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()) {
         // SAFETY: `folder` is NUL-terminated and lives for the call. Loading runs the initialisers of ggml's libraries.
         unsafe { sys::ggml_backend_load_all_from_path(folder.as_ptr()) };
     }
+    *NOT_LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = not_loaded(folder);
+    // SAFETY: it counts what is registered.
+    unsafe { sys::ggml_backend_reg_count() > 0 }
+}
+
+/// Why a GPU's backend in `folder` cannot be loaded, most often for want of its driver's libraries: ggml keeps that to
+/// itself.
+#[cfg(feature = "dynamic-backends")]
+fn not_loaded(folder: &std::path::Path) -> Vec<String> {
+    let gpu =
+        |name: &str| name.strip_prefix("libggml-").is_some_and(|n| !n.starts_with("cpu") && !n.starts_with("base"));
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let backends = files.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(gpu));
+    backends
+        .filter_map(|path| {
+            // SAFETY: ggml has tried the same, and a library that it did load is only counted once more.
+            let error = unsafe { libloading::Library::new(&path) }.err()?;
+            Some(format!("{} cannot be loaded: {error}", path.display()))
+        })
+        .collect()
+}
+
+/// Backends beside the program that cannot be loaded, and why; a line each.
+pub fn backends_not_loaded() -> Vec<String> {
+    backend();
+    NOT_LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
 }
 
 /// Lets llama.cpp's own log through to stderr (`-v`).

@@ -17,7 +17,7 @@ mod quantize;
 mod tensor;
 mod trampoline;
 
-pub use backend::{exit_now, exit_on_abort, set_verbose, system_info};
+pub use backend::{backends_not_loaded, exit_now, exit_on_abort, set_verbose, system_info};
 pub use batch::{Batch, Row};
 pub use cells::{Cell, Cells};
 pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS};
