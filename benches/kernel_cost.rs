@@ -62,9 +62,7 @@ fn smi(device: &Device, window: u32, n_kv: u32) -> Case {
         cell_stride: 2,
         dim_stride: 2 * u64::from(n_kv),
         head_stride: 2 * u64::from(n_kv * HEAD_DIM),
-        mask_stride: 4 * u64::from(n_kv),
         value_type: SF_F16,
-        mask_type: SF_F32,
         head_dim: HEAD_DIM,
         n_kv,
         n_rows: 1,
@@ -72,14 +70,14 @@ fn smi(device: &Device, window: u32, n_kv: u32) -> Case {
         n_head_kv: HEADS_KV,
     };
     let values = table(&device, vec![0u8; (2 * n_kv * HEAD_DIM * HEADS_KV) as usize]);
-    let (mask, cells) = (table(&device, vec![0u8; 4 * n_kv as usize]), table(&device, (0..window).collect()));
+    let cells = table(&device, (0..window).collect());
     let rows = table(&device, vec![SfSmiRow { row: 0, first: 0, n_cells: window, alpha: 0.06 }]);
     let output = table(&device, vec![0f32; (HEAD_DIM * HEADS) as usize]);
     let mut found = Shared::default();
     Case::new("smi", 1, n_kv, move || {
         let at = output.as_ptr().cast_mut();
         // SAFETY: as in `oeb`.
-        let data = unsafe { HeadOutputData::new(args, at, values.as_ptr(), mask.as_ptr()) };
+        let data = unsafe { HeadOutputData::new(args, at, values.as_ptr()) };
         device.smi(&data, &cells, &rows, &mut found).unwrap();
     })
 }

@@ -71,9 +71,7 @@ typedef struct {
   uint64_t cell_stride;
   uint64_t dim_stride;
   uint64_t head_stride;
-  uint64_t mask_stride;
   uint32_t value_type;
-  uint32_t mask_type;
   uint32_t head_dim;
   uint32_t n_kv;
   uint32_t n_rows;
@@ -81,7 +79,8 @@ typedef struct {
   uint32_t n_head_kv;
 } SfHeadOutput;
 
-/// One step start for SMI: its place among the rows, its window as a range of the list of cells, its strength.
+/// One step start for SMI: its place among the rows, its window as a range of the list of cells (one at least), its
+/// strength.
 typedef struct {
   uint32_t row;
   uint32_t first;
@@ -89,11 +88,10 @@ typedef struct {
   float alpha;
 } SfSmiRow;
 
-/// What SMI did to one head: squared norms of what was added and of the output before, and how many cells were visible.
+/// What SMI did to one head: squared norms of what was added and of the output before.
 typedef struct {
   float added;
   float total;
-  uint32_t n_cells;
 } SfSmiOutcome;
 
 /// One row for a probe: its place among the rows and its keys, as a range of the list of keys.

@@ -15,7 +15,7 @@ typedef struct SfDevice SfDevice;
 
 // Every function that can fail returns null, or what went wrong: a text that stays. Memory is of the device, but where
 // it is `shared` the host may use it too while no kernel runs. Kernels and uploads run one after the other; `wait`
-// returns when all are done.
+// returns when all are done. Several threads may use a device at once.
 typedef struct {
   uint32_t version;
   const char *(*open)(uint32_t ordinal, SfDevice **device);
@@ -29,8 +29,7 @@ typedef struct {
                      const uint8_t *labels, const SfOebRow *rows, uint32_t n, SfOebOutcome *outcomes);
   // Injects into `n` rows in every head. `outcomes` is [n][n_head].
   const char *(*smi)(SfDevice *device, const SfHeadOutput *heads, float *output, const uint8_t *values,
-                     const uint8_t *mask, const uint32_t *cells, const SfSmiRow *rows, uint32_t n,
-                     SfSmiOutcome *outcomes);
+                     const uint32_t *cells, const SfSmiRow *rows, uint32_t n, SfSmiOutcome *outcomes);
   // Multiplies the keys of `n` rows in every head by `factors`, [n][n_head].
   const char *(*probe)(SfDevice *device, const SfAttention *attention, float *probs, const uint8_t *mask,
                        const SfProbeKey *keys, const SfProbeRow *rows, uint32_t n, const float *factors);

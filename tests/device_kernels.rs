@@ -7,12 +7,12 @@ mod tiny;
 
 #[test]
 fn kernels_on_the_device_give_what_the_host_gives() {
-    let kernels = double::register("CUDA");
+    double::register("CUDA").provide("CUDA");
     for arch in tiny::Arch::ALL {
         let path = offload::model(arch);
         for case @ (n_gpu_layers, streams) in offload::CASES {
             let host = offload::on_host(&path, streams);
-            let there = offload::run(&path, case, |repair| Some(Box::new(repair.with_kernels("CUDA", kernels))));
+            let there = offload::run(&path, case, |repair| Some(Box::new(repair)));
             offload::assert_same_repairs(&host, &there, 0.0);
             let difference = offload::difference(&host, &there);
             // The kernels add in F32 in another order; 2e-6 in a probability has become this much in a logit.

@@ -23,21 +23,24 @@ fn a_gpu_gives_what_the_host_gives() {
     };
     for path in models() {
         let name = path.display();
-        let plain = [0, 99].map(|n_gpu_layers| run(&path, (n_gpu_layers, false), |_| None));
-        // What computing on the GPU alone changes: it rounds otherwise.
-        let noise = difference(&plain[0], &plain[1]);
-        let host = on_host(&path, false);
-        let kernels = run(&path, (99, false), |repair| Some(Box::new(repair)));
-        let read_back = run(&path, (99, false), |repair| Some(Box::new(ReadBack(repair))));
-        assert_eq!(kernels_of(&read_back), ["read-back"].into(), "{name}");
-        assert!(!kernels_of(&kernels).contains("read-back"), "{name}: {} has kernels", gpu.name);
-        // Rows at their floor may fall to either side, for which a few in a thousand are room enough.
-        offload::assert_same_repairs(&read_back, &kernels, 5e-3);
-        offload::assert_same_repairs(&host, &kernels, 2e-2);
-        let (there, here) = (difference(&read_back, &kernels), difference(&host, &kernels));
-        eprintln!("{name}: kernels against read-back {there:e}, against the host {here:e}, without StepFlow {noise:e}");
-        // Differences of 2e-6 in probabilities on one hand; on the other what plain runs show, repaired twice over.
-        assert!(there <= 1e-3 + noise, "{name}: kernels against read-back: {there}");
-        assert!(here <= 1e-3 + 3.0 * noise, "{name}: against the host: {here}, without StepFlow {noise}");
+        for streams in [false, true] {
+            let case = (99, streams);
+            let plain = [(0, streams), case].map(|case| run(&path, case, |_| None));
+            // What computing on the GPU alone changes: it rounds otherwise.
+            let noise = difference(&plain[0], &plain[1]);
+            let host = on_host(&path, streams);
+            let kernels = run(&path, case, |repair| Some(Box::new(repair)));
+            let read_back = run(&path, case, |repair| Some(Box::new(ReadBack(repair))));
+            assert_eq!(kernels_of(&read_back), ["read-back"].into(), "{name}");
+            assert!(!kernels_of(&kernels).contains("read-back"), "{name}: {} has kernels", gpu.name);
+            // Rows at their floor may fall to either side, for which a few in a thousand are room enough.
+            offload::assert_same_repairs(&read_back, &kernels, 5e-3);
+            offload::assert_same_repairs(&host, &kernels, 2e-2);
+            let (there, here) = (difference(&read_back, &kernels), difference(&host, &kernels));
+            eprintln!("{name}: kernels against read-back {there:e}, against the host {here:e}, plain {noise:e}");
+            // Differences of 2e-6 in probabilities on one hand; on the other what plain runs show, repaired twice over.
+            assert!(there <= 1e-3 + noise, "{name}: kernels against read-back: {there}");
+            assert!(here <= 1e-3 + 3.0 * noise, "{name}: against the host: {here}, without StepFlow {noise}");
+        }
     }
 }

@@ -27,16 +27,21 @@ class Current {
   int before_ = 0, ordinal_ = 0;
 };
 
+// Forgets what failed before, so that it is not taken for the launch that follows.
+void forget_failures() { cudaGetLastError(); }
+
 const char *outcome(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
 const char *open(uint32_t ordinal, SfDevice **device) {
   int n_devices = 0;
   if (const char *problem = outcome(cudaGetDeviceCount(&n_devices))) return problem;
-  if (ordinal >= uint32_t(n_devices)) return "no such device";
-  Current current(static_cast<int>(ordinal));
+  if (n_devices == 0) return "no device";
+  // ggml can show one card as several devices.
+  const int card = static_cast<int>(ordinal % uint32_t(n_devices));
+  Current current(card);
   cudaStream_t stream;
   if (const char *problem = outcome(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking))) return problem;
-  *device = new SfDevice{static_cast<int>(ordinal), stream};
+  *device = new SfDevice{card, stream};
   return nullptr;
 }
 
@@ -74,20 +79,23 @@ const char *download(SfDevice *device, void *to, const void *from, size_t size) 
 const char *oeb(SfDevice *device, const SfAttention *attention, bool sinks, float *probs, const uint8_t *mask,
                 const uint8_t *labels, const SfOebRow *rows, uint32_t n, SfOebOutcome *outcomes) {
   Current current(device->ordinal);
+  forget_failures();
   sf_launch_oeb(device->stream, *attention, sinks, probs, mask, labels, rows, n, outcomes);
   return outcome(cudaGetLastError());
 }
 
-const char *smi(SfDevice *device, const SfHeadOutput *heads, float *output, const uint8_t *values, const uint8_t *mask,
+const char *smi(SfDevice *device, const SfHeadOutput *heads, float *output, const uint8_t *values,
                 const uint32_t *cells, const SfSmiRow *rows, uint32_t n, SfSmiOutcome *outcomes) {
   Current current(device->ordinal);
-  sf_launch_smi(device->stream, *heads, output, values, mask, cells, rows, n, outcomes);
+  forget_failures();
+  sf_launch_smi(device->stream, *heads, output, values, cells, rows, n, outcomes);
   return outcome(cudaGetLastError());
 }
 
 const char *probe(SfDevice *device, const SfAttention *attention, float *probs, const uint8_t *mask,
                   const SfProbeKey *keys, const SfProbeRow *rows, uint32_t n, const float *factors) {
   Current current(device->ordinal);
+  forget_failures();
   sf_launch_probe(device->stream, *attention, probs, mask, keys, rows, n, factors);
   return outcome(cudaGetLastError());
 }

@@ -15,8 +15,7 @@ void sf_launch_oeb(cudaStream_t stream, const SfAttention &attention, bool sinks
                    const uint8_t *labels, const SfOebRow *rows, uint32_t n, SfOebOutcome *outcomes);
 
 void sf_launch_smi(cudaStream_t stream, const SfHeadOutput &heads, float *output, const uint8_t *values,
-                   const uint8_t *mask, const uint32_t *cells, const SfSmiRow *rows, uint32_t n,
-                   SfSmiOutcome *outcomes);
+                   const uint32_t *cells, const SfSmiRow *rows, uint32_t n, SfSmiOutcome *outcomes);
 
 void sf_launch_probe(cudaStream_t stream, const SfAttention &attention, float *probs, const uint8_t *mask,
                      const SfProbeKey *keys, const SfProbeRow *rows, uint32_t n, const float *factors);

@@ -1,11 +1,11 @@
 // SMI: the mean of the window's values, times alpha, added to the head output.
 //
 // output    [n_head][n_rows][head_dim] F32, changed in place    values    the V cache; strides in bytes, of any layout
-// mask      [n_rows][n_kv] F32 or F16, rows mask_stride apart   cells     windows of all starts, one after the other
-// rows      [n] the step starts                                 outcomes  [n][n_head]
+// cells     windows of all starts, one after the other          rows      [n] the step starts
+// outcomes  [n][n_head]
 //
 // One block a start and head; head h reads key-value head h * n_head_kv / n_head. Each thread takes every THREADS-th
-// dimension and adds up its values over the window's visible cells. Squared norms go over lanes, then over warps.
+// dimension and adds up its values over the window's cells, all of which the row sees. Squared norms go over lanes, then over warps.
 #include "kernels.cuh"
 
 namespace {
@@ -24,39 +24,33 @@ __device__ float over_block(float value) {
 }
 
 __global__ void __launch_bounds__(THREADS, 1)
-    inject(SfHeadOutput heads, float *output, const uint8_t *values, const uint8_t *mask, const uint32_t *cells,
+    inject(SfHeadOutput heads, float *output, const uint8_t *values, const uint32_t *cells,
            const SfSmiRow *rows, SfSmiOutcome *outcomes) {
   const uint32_t head = blockIdx.y;
   const SfSmiRow row = rows[blockIdx.x];
   float *out = output + (uint64_t(head) * heads.n_rows + row.row) * heads.head_dim;
   const uint8_t *of_head = values + head / (heads.n_head / heads.n_head_kv) * heads.head_stride;
-  const uint8_t *seen = mask + row.row * heads.mask_stride;
-
-  uint32_t n_cells = 0;
-  for (uint32_t i = 0; i < row.n_cells; i++) n_cells += sf_visible(seen, heads.mask_type, cells[row.first + i]);
 
   float added = 0, total = 0;
-  for (uint32_t dim = threadIdx.x; n_cells > 0 && dim < heads.head_dim; dim += THREADS) {
+  for (uint32_t dim = threadIdx.x; dim < heads.head_dim; dim += THREADS) {
     float sum = 0;
     for (uint32_t i = 0; i < row.n_cells; i++) {
       const uint32_t cell = cells[row.first + i];
-      if (!sf_visible(seen, heads.mask_type, cell)) continue;
       sum += sf_value(of_head + cell * heads.cell_stride, heads.value_type, heads.dim_stride, dim);
     }
-    const float delta = row.alpha / n_cells * sum;
+    const float delta = row.alpha / row.n_cells * sum;
     added += delta * delta;
     total += out[dim] * out[dim];
     out[dim] += delta;
   }
   added = over_block(added);
   total = over_block(total);
-  if (threadIdx.x == 0) outcomes[uint64_t(blockIdx.x) * heads.n_head + head] = {added, total, n_cells};
+  if (threadIdx.x == 0) outcomes[uint64_t(blockIdx.x) * heads.n_head + head] = {added, total};
 }
 
 }  // namespace
 
 void sf_launch_smi(cudaStream_t stream, const SfHeadOutput &heads, float *output, const uint8_t *values,
-                   const uint8_t *mask, const uint32_t *cells, const SfSmiRow *rows, uint32_t n,
-                   SfSmiOutcome *outcomes) {
-  SF_LAUNCH(inject, dim3(n, heads.n_head), THREADS, stream, heads, output, values, mask, cells, rows, outcomes);
+                   const uint32_t *cells, const SfSmiRow *rows, uint32_t n, SfSmiOutcome *outcomes) {
+  SF_LAUNCH(inject, dim3(n, heads.n_head), THREADS, stream, heads, output, values, cells, rows, outcomes);
 }

@@ -30,7 +30,7 @@ kernel void oeb(constant SfAttention &attention [[buffer(0)]], constant uint32_t
                 device float *probs [[buffer(2)]], const device uint8_t *mask [[buffer(3)]],
                 const device uint8_t *labels [[buffer(4)]], const device SfOebRow *rows [[buffer(5)]],
                 device SfOebOutcome *outcomes [[buffer(6)]], uint2 place [[threadgroup_position_in_grid]],
-                uint thread [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                uint index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                 uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint32_t head = place.y, n_kv = attention.n_kv, mask_type = attention.mask_type;
   const SfOebRow row = rows[place.x];
@@ -41,13 +41,13 @@ kernel void oeb(constant SfAttention &attention [[buffer(0)]], constant uint32_t
   uint32_t groups = 0;
   SfMass mass = {0, 0, 0, 0, 0};
   for (uint32_t i = 0; i < OEB_KEPT; i++) {
-    const uint32_t key = i * OEB_THREADS + thread;
+    const uint32_t key = i * OEB_THREADS + index;
     const uint32_t group = key < n_kv ? sf_group(seen, mask_type, labels[key], row.same, row.bridge, key) : uint32_t(SF_HIDDEN);
     kept[i] = group == SF_HIDDEN ? 0.0f : p[key];
     groups |= group << (2 * i);
     mass = sf_counted(mass, group, kept[i]);
   }
-  for (uint32_t key = OEB_KEPT * OEB_THREADS + thread; key < n_kv; key += OEB_THREADS) {
+  for (uint32_t key = OEB_KEPT * OEB_THREADS + index; key < n_kv; key += OEB_THREADS) {
     const uint32_t group = sf_group(seen, mask_type, labels[key], row.same, row.bridge, key);
     if (group != SF_HIDDEN) mass = sf_counted(mass, group, p[key]);
   }
@@ -56,17 +56,17 @@ kernel void oeb(constant SfAttention &attention [[buffer(0)]], constant uint32_t
   mass = over_lanes(mass);
   if (lane == 0) sums[simdgroup] = mass;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  const SfMass none = {0, 0, 0, 0, 0};
-  const SfMass sum = lane < OEB_THREADS / 32 ? sums[lane] : none;
+  SfMass sum = {0, 0, 0, 0, 0};
+  if (lane < OEB_THREADS / 32) sum = sums[lane];
   const SfFactors factors = sf_oeb(over_lanes(sum), row.tau_max, sinks != 0);
 
-  if (thread == 0) outcomes[uint64_t(place.x) * attention.n_head + head] = factors.outcome;
+  if (index == 0) outcomes[uint64_t(place.x) * attention.n_head + head] = factors.outcome;
   if (factors.outcome.changed == 0) return;
   for (uint32_t i = 0; i < OEB_KEPT; i++) {
     const uint32_t group = groups >> (2 * i) & 3;
-    if (group != SF_HIDDEN) p[i * OEB_THREADS + thread] = kept[i] * factor_of(factors, group);
+    if (group != SF_HIDDEN) p[i * OEB_THREADS + index] = kept[i] * factor_of(factors, group);
   }
-  for (uint32_t key = OEB_KEPT * OEB_THREADS + thread; key < n_kv; key += OEB_THREADS) {
+  for (uint32_t key = OEB_KEPT * OEB_THREADS + index; key < n_kv; key += OEB_THREADS) {
     const uint32_t group = sf_group(seen, mask_type, labels[key], row.same, row.bridge, key);
     if (group != SF_HIDDEN) p[key] *= factor_of(factors, group);
   }

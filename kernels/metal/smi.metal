@@ -1,40 +1,34 @@
 // SMI: the mean of the window's values, times alpha, added to the head output.
 //
 // output    [n_head][n_rows][head_dim] F32, changed in place    values    the V cache; strides in bytes, of any layout
-// mask      [n_rows][n_kv] F32 or F16, rows mask_stride apart   cells     windows of all starts, one after the other
-// rows      [n] the step starts                                 outcomes  [n][n_head]
+// cells     windows of all starts, one after the other          rows      [n] the step starts
+// outcomes  [n][n_head]
 //
 // One threadgroup of SMI_THREADS a start and head; head h reads key-value head h * n_head_kv / n_head. Each thread takes
-// every SMI_THREADS-th dimension and adds up its values over the window's visible cells. Squared norms go over lanes,
-// then over SIMD groups.
+// every SMI_THREADS-th dimension and adds up its values over the window's cells, all of which the row sees. Squared
+// norms go over lanes, then over SIMD groups.
 #include "../args.h"
 
 #define SMI_THREADS 128
 
 kernel void smi(constant SfHeadOutput &heads [[buffer(0)]], device float *output [[buffer(1)]],
-                const device uint8_t *values [[buffer(2)]], const device uint8_t *mask [[buffer(3)]],
-                const device uint32_t *cells [[buffer(4)]], const device SfSmiRow *rows [[buffer(5)]],
-                device SfSmiOutcome *outcomes [[buffer(6)]], uint2 place [[threadgroup_position_in_grid]],
-                uint thread [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                const device uint8_t *values [[buffer(2)]], const device uint32_t *cells [[buffer(3)]],
+                const device SfSmiRow *rows [[buffer(4)]], device SfSmiOutcome *outcomes [[buffer(5)]], uint2 place [[threadgroup_position_in_grid]],
+                uint index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                 uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const uint32_t head = place.y, mask_type = heads.mask_type;
+  const uint32_t head = place.y;
   const SfSmiRow row = rows[place.x];
   device float *out = output + (uint64_t(head) * heads.n_rows + row.row) * heads.head_dim;
   const device uint8_t *of_head = values + head / (heads.n_head / heads.n_head_kv) * heads.head_stride;
-  const device uint8_t *seen = mask + row.row * heads.mask_stride;
-
-  uint32_t n_cells = 0;
-  for (uint32_t i = 0; i < row.n_cells; i++) n_cells += sf_visible(seen, mask_type, cells[row.first + i]) ? 1 : 0;
 
   float added = 0, total = 0;
-  for (uint32_t dim = thread; n_cells > 0 && dim < heads.head_dim; dim += SMI_THREADS) {
+  for (uint32_t dim = index; dim < heads.head_dim; dim += SMI_THREADS) {
     float sum = 0;
     for (uint32_t i = 0; i < row.n_cells; i++) {
       const uint32_t cell = cells[row.first + i];
-      if (!sf_visible(seen, mask_type, cell)) continue;
       sum += sf_value(of_head + cell * heads.cell_stride, heads.value_type, heads.dim_stride, dim);
     }
-    const float delta = row.alpha / float(n_cells) * sum;
+    const float delta = row.alpha / float(row.n_cells) * sum;
     added += delta * delta;
     total += out[dim] * out[dim];
     out[dim] += delta;
@@ -45,9 +39,9 @@ kernel void smi(constant SfHeadOutput &heads [[buffer(0)]], device float *output
   total = simd_sum(total);
   if (lane == 0) sums[simdgroup] = float2(added, total);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (thread != 0) return;
+  if (index != 0) return;
   float2 norms = float2(0, 0);
   for (uint32_t i = 0; i < SMI_THREADS / 32; i++) norms += sums[i];
-  const SfSmiOutcome outcome = {norms.x, norms.y, n_cells};
+  const SfSmiOutcome outcome = {norms.x, norms.y};
   outcomes[uint64_t(place.x) * heads.n_head + head] = outcome;
 }

@@ -11,6 +11,7 @@
 #undef device
 #undef constant
 #undef threadgroup
+#undef thread
 
 struct SfDevice {};
 
@@ -51,10 +52,10 @@ const char *run_oeb(SfDevice *, const SfAttention *attention, bool sinks, float 
   return nullptr;
 }
 
-const char *run_smi(SfDevice *, const SfHeadOutput *heads, float *output, const uint8_t *values, const uint8_t *mask,
+const char *run_smi(SfDevice *, const SfHeadOutput *heads, float *output, const uint8_t *values,
                     const uint32_t *cells, const SfSmiRow *rows, uint32_t n, SfSmiOutcome *outcomes) {
   run_grid(n, heads->n_head, SMI_THREADS, [&](uint2 place, uint32_t thread) {
-    smi(*heads, output, values, mask, cells, rows, outcomes, place, thread, thread % 32, thread / 32);
+    smi(*heads, output, values, cells, rows, outcomes, place, thread, thread % 32, thread / 32);
   });
   return nullptr;
 }

@@ -10,6 +10,8 @@
 #define device
 #define constant const
 #define threadgroup static thread_local
+// An address space too: no variable may be called so.
+#define thread
 
 typedef uint32_t uint;
 

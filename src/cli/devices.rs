@@ -1,6 +1,6 @@
 //! `--list-devices`.
 
-use stepflow::kernels::Library;
+use stepflow::kernels::{Device, Library, Place};
 use stepflow::llama::{DeviceInfo, backends, backends_not_loaded, devices};
 use stepflow::stepflow::Kernels;
 
@@ -19,7 +19,7 @@ pub fn list(verbose: bool) -> anyhow::Result<u8> {
         for device in &devices {
             let DeviceInfo { name, description, memory_total, memory_free, .. } = device;
             let (total, free) = (memory_total >> 20, memory_free >> 20);
-            let kernels = kernels_of(device.place.backend);
+            let kernels = kernels_of(device.place);
             writeln!(out, "  {name}: {description} ({total} MiB, {free} MiB free), StepFlow: {kernels}")?;
         }
         Ok(())
@@ -28,11 +28,16 @@ pub fn list(verbose: bool) -> anyhow::Result<u8> {
     Ok(if devices.is_empty() { exit::FAILURE } else { exit::OK })
 }
 
-fn kernels_of(backend: &str) -> String {
-    match Library::find(backend) {
-        _ if backend == "CPU" => Kernels::Host.name().to_owned(),
-        Ok(Some(_)) => Kernels::of(backend).name().to_owned(),
-        Ok(None) => Kernels::ReadBack.name().to_owned(),
+/// What works on data there; of a device with kernels only if it opens.
+fn kernels_of(place: Place) -> String {
+    let opened = match Library::find(place.backend) {
+        _ if place.backend == "CPU" => return Kernels::Host.name().to_owned(),
+        Ok(None) => return Kernels::ReadBack.name().to_owned(),
+        Ok(Some(library)) => Device::open(library, place.ordinal).map(|_| ()).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match opened {
+        Ok(()) => Kernels::of(place.backend).name().to_owned(),
         Err(problem) => format!("{} ({problem})", Kernels::ReadBack.name()),
     }
 }

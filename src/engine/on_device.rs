@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::kernels::{
-    Device, DeviceError, Devices, Library, Place, SfOebOutcome, SfOebRow, SfSmiOutcome, SfSmiRow, Shared, Table,
+    Device, DeviceError, Devices, Place, SfOebOutcome, SfOebRow, SfSmiOutcome, SfSmiRow, Shared, Table,
 };
 use crate::llama::{Cells, DeviceAttention, DeviceHeadOutput};
 
@@ -36,10 +36,6 @@ struct Injecting {
 }
 
 impl OnDevice {
-    pub fn with_library(backend: &str, library: Library) -> Self {
-        Self { devices: Devices::with_library(backend, library), ..Self::default() }
-    }
-
     /// A new micro-batch: its tables are to be sent.
     pub fn begin(&mut self) {
         self.table_of_mask.clear();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::kernels::host::{RowKeys, bridge_row, inject_row};
-use crate::kernels::{Library, SfOebOutcome, SfSmiOutcome};
+use crate::kernels::{SfOebOutcome, SfSmiOutcome};
 use crate::llama::{Attention, Cells, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point, Row};
 use crate::stepflow::oeb::Group;
 use crate::stepflow::{ConfigError, Kernels, LayerSelection, LayerStats, Side, Stats, StepFlowConfig, Window};
@@ -140,12 +140,6 @@ impl Repair {
             keys: HashMap::new(),
             on_device: OnDevice::default(),
         })
-    }
-
-    /// Has devices of ggml's `backend` use the kernels of `library`, in place of those that belong to the program.
-    pub fn with_kernels(mut self, backend: &str, library: Library) -> Self {
-        self.on_device = OnDevice::with_library(backend, library);
-        self
     }
 
     /// A handle to switch it and to read its statistics.
@@ -298,19 +292,18 @@ impl Hook for Repair {
         let mut windows = Vec::new();
         for row in within(&self.starts, output.first_row, output.rows.len()) {
             let mut cells = self.window_cells(&output.rows[row], output.cells);
-            // A cell that was freed may lie beyond what the graph looks at; the kernel asks the mask about the others.
-            cells.retain(|&cell| cell < output.n_kv);
-            windows.push((row, cells));
+            cells.retain(|&cell| output.visible(row, cell));
+            if !cells.is_empty() {
+                windows.push((row, cells));
+            }
         }
         let found = self.on_device.inject(output, &windows, self.settings.alpha)?;
         let kernels = Kernels::of(output.place.backend);
         let mut shared = self.control.lock();
         for ((row, _), heads) in windows.iter().zip(found.chunks(output.n_head)) {
-            if heads.iter().any(|head| head.n_cells > 0) {
-                let sum = |of: fn(&SfSmiOutcome) -> f32| heads.iter().map(|head| f64::from(of(head))).sum::<f64>();
-                let counted = injection(sum(|head| head.added), sum(|head| head.total));
-                shared.count(&output.rows[*row], output.layer, kernels, &counted);
-            }
+            let sum = |of: fn(&SfSmiOutcome) -> f32| heads.iter().map(|head| f64::from(of(head))).sum::<f64>();
+            let counted = injection(sum(|head| head.added), sum(|head| head.total));
+            shared.count(&output.rows[*row], output.layer, kernels, &counted);
         }
         Ok(true)
     }

@@ -66,6 +66,10 @@ impl Device {
         Ok(Self(Arc::new(Opened { table, raw })))
     }
 
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Waits until everything that was started is done.
     fn wait(&self) -> Result<(), DeviceError> {
         // SAFETY: the device is open.
@@ -79,7 +83,7 @@ impl Device {
     /// When the device fails.
     ///
     /// # Panics
-    /// When a row is outside the attention or a cell has no label.
+    /// When a row is outside the attention, a cell has no label, or a table is in the memory of another device.
     pub fn oeb<'o>(
         &self,
         attention: &AttentionData<'_>,
@@ -93,7 +97,9 @@ impl Device {
         if rows.values.is_empty() {
             return Ok(&[]);
         }
-        // SAFETY: `AttentionData` vouches for its memory; tables are as long as they say, rows and cells are inside.
+        assert!(labels.is_on(self) && rows.is_on(self));
+        // SAFETY: `AttentionData` vouches for its memory; tables are on this device and as long as they say, rows and cells
+        // are inside.
         check(unsafe {
             let (probs, mask, sinks) = (attention.probs, attention.mask, attention.sinks);
             let (n, found) = (rows.values.len() as u32, found.as_mut_ptr());
@@ -109,7 +115,7 @@ impl Device {
     /// When the device fails.
     ///
     /// # Panics
-    /// When a row, a window or a cell is outside.
+    /// When a row, a window or a cell is outside, a window is empty, or a table is in the memory of another device.
     pub fn smi<'o>(
         &self,
         output: &HeadOutputData<'_>,
@@ -118,17 +124,20 @@ impl Device {
         found: &'o mut Shared<SfSmiOutcome>,
     ) -> Result<&'o [SfSmiOutcome], DeviceError> {
         let args = &output.args;
-        let inside = |row: &SfSmiRow| row.row < args.n_rows && ends_inside(row.first, row.n_cells, cells.values.len());
+        let inside = |row: &SfSmiRow| {
+            row.row < args.n_rows && row.n_cells > 0 && ends_inside(row.first, row.n_cells, cells.values.len())
+        };
         assert!(rows.values.iter().all(inside) && cells.values.iter().all(|&cell| cell < args.n_kv));
         found.resize(self, rows.values.len() * args.n_head as usize)?;
         if rows.values.is_empty() {
             return Ok(&[]);
         }
+        assert!(cells.is_on(self) && rows.is_on(self));
         // SAFETY: as in `oeb`.
         check(unsafe {
-            let (data, values, mask) = (output.output, output.values, output.mask);
+            let (data, values) = (output.output, output.values);
             let (n, found) = (rows.values.len() as u32, found.as_mut_ptr());
-            call!(self, smi, args, data, values, mask, cells.as_ptr(), rows.as_ptr(), n, found)
+            call!(self, smi, args, data, values, cells.as_ptr(), rows.as_ptr(), n, found)
         })?;
         self.wait()?;
         Ok(found.as_slice())
@@ -140,7 +149,8 @@ impl Device {
     /// When the device fails.
     ///
     /// # Panics
-    /// When a row or its keys are outside, or a factor is missing. Cells outside the attention are passed over.
+    /// When a row or its keys are outside, a factor is missing, or a table is in the memory of another device. Cells outside
+    /// the attention are passed over.
     pub fn probe(
         &self,
         attention: &AttentionData<'_>,
@@ -154,6 +164,7 @@ impl Device {
         if rows.values.is_empty() {
             return Ok(());
         }
+        assert!(keys.is_on(self) && rows.is_on(self) && factors.is_on(self));
         // SAFETY: as in `oeb`.
         check(unsafe {
             let (probs, mask, n) = (attention.probs, attention.mask, rows.values.len() as u32);
@@ -190,15 +201,14 @@ pub struct HeadOutputData<'g> {
     args: SfHeadOutput,
     output: *mut f32,
     values: *const u8,
-    mask: *const u8,
     graph: PhantomData<&'g mut f32>,
 }
 
 impl HeadOutputData<'_> {
     /// # Safety
     /// As [`AttentionData::new`].
-    pub unsafe fn new(args: SfHeadOutput, output: *mut f32, values: *const u8, mask: *const u8) -> Self {
-        Self { args, output, values, mask, graph: PhantomData }
+    pub unsafe fn new(args: SfHeadOutput, output: *mut f32, values: *const u8) -> Self {
+        Self { args, output, values, graph: PhantomData }
     }
 }
 
@@ -222,11 +232,13 @@ impl Memory {
         Ok(Self { device: device.clone(), at, size, shared })
     }
 
-    /// Makes `memory` hold at least `size` bytes. It grows by half, so that a growing context rarely asks.
+    /// Makes `memory` hold at least `size` bytes of `device`. It grows by half, so that a growing context rarely asks; at
+    /// first it is as large as asked, so that tools which watch for what lies beyond see it.
     fn grow(memory: &mut Option<Self>, device: &Device, size: usize, shared: bool) -> Result<(), DeviceError> {
-        if memory.as_ref().is_none_or(|memory| memory.size < size) {
-            *memory = None;
-            *memory = Some(Self::new(device, (size + size / 2).max(256), shared)?);
+        let own = memory.take_if(|memory| !memory.device.is(device) || memory.size < size);
+        if memory.is_none() {
+            let more = if own.is_some_and(|own| own.device.is(device)) { size / 2 } else { 0 };
+            *memory = Some(Self::new(device, (size + more).max(1), shared)?);
         }
         Ok(())
     }
@@ -282,14 +294,21 @@ impl<T: Plain> Table<T> {
     /// # Errors
     /// When the device fails.
     pub fn upload(&mut self, device: &Device, values: Vec<T>) -> Result<(), DeviceError> {
-        if self.memory.is_some() && self.values == values {
+        if self.is_on(device) && self.values == values {
             return Ok(());
         }
         let size = size_of_val(&values[..]);
+        // What fails on the way leaves nothing that a later call could take for sent.
+        self.values.clear();
         Memory::grow(&mut self.memory, device, size, false)?;
-        self.values = values;
         // SAFETY: the memory holds `size` bytes, and so does the vector.
-        check(unsafe { call!(device, upload, self.as_ptr().cast_mut().cast(), self.values.as_ptr().cast(), size) })
+        check(unsafe { call!(device, upload, self.as_ptr().cast_mut().cast(), values.as_ptr().cast(), size) })?;
+        self.values = values;
+        Ok(())
+    }
+
+    fn is_on(&self, device: &Device) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.device.is(device))
     }
 
     /// What the device's memory holds now: kernels may have changed it.
@@ -297,6 +316,7 @@ impl<T: Plain> Table<T> {
     /// # Errors
     /// When the device fails.
     pub fn download(&mut self, device: &Device) -> Result<&[T], DeviceError> {
+        assert!(self.is_on(device));
         let size = size_of_val(&self.values[..]);
         // SAFETY: as in `upload`.
         check(unsafe { call!(device, download, self.values.as_mut_ptr().cast(), self.as_ptr().cast(), size) })?;

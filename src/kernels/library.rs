@@ -1,12 +1,17 @@
 //! Finding the kernels of a kind of device: linked in, or in a library beside the program.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::ffi::{SF_VERSION, SfKernels};
 
 /// The kernels of one kind of device, for as long as the program runs.
 #[derive(Clone, Copy)]
 pub struct Library(&'static SfKernels);
+
+/// Kernels that the process was given for a backend.
+static GIVEN: LazyLock<Mutex<HashMap<String, Library>>> = LazyLock::new(Mutex::default);
 
 /// Why a library of kernels cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +54,22 @@ impl Library {
         }
     }
 
+    /// Has devices of ggml's `backend` use these kernels from here on, in place of those that belong to the program.
+    pub fn provide(self, backend: &str) {
+        GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.to_owned(), self);
+    }
+
     /// The kernels for devices of ggml's `backend`, such as `CUDA`; `None` for a backend that has none.
     ///
     /// # Errors
     /// As [`Library::open`], for a library that should lie beside the program.
     pub fn find(backend: &str) -> Result<Option<Self>, LibraryError> {
+        if let Some(given) = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).get(backend) {
+            return Ok(Some(*given));
+        }
         match backend {
             "CUDA" => cuda().map(Some),
-            #[cfg(target_os = "macos")]
+            #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
             "MTL" => Ok(Some(Self(super::metal::kernels()))),
             _ => Ok(None),
         }

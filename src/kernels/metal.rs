@@ -18,8 +18,8 @@ use objc2_metal::{
 };
 
 use super::ffi::{
-    SF_VERSION, SfAttention, SfDevice, SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow, SfProbeKey, SfProbeRow,
-    SfSmiOutcome, SfSmiRow,
+    SF_BF16, SF_F16, SF_F32, SF_VERSION, SfAttention, SfDevice, SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow,
+    SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
 };
 
 type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
@@ -75,8 +75,9 @@ impl Metal {
             let pipeline = device
                 .newComputePipelineStateWithFunction_error(&function)
                 .map_err(|error| error.localizedDescription().to_string())?;
-            match pipeline.maxTotalThreadsPerThreadgroup() {
-                most if most < threads => Err(format!("expected room for {threads} threads of {name}, found {most}")),
+            match (pipeline.maxTotalThreadsPerThreadgroup(), pipeline.threadExecutionWidth()) {
+                (most, _) if most < threads => Err(format!("expected room for {threads} threads, found {most}")),
+                (_, lanes) if lanes != 32 => Err(format!("expected SIMD groups of 32 lanes, found {lanes}")),
                 _ => Ok(pipeline),
             }
         };
@@ -110,21 +111,25 @@ impl Metal {
         n_head: u32,
         arguments: &[Argument<'_>],
     ) -> Result<(), String> {
+        // Before there is an encoder, which must not be left open when something fails.
+        let mut buffers = Vec::new();
+        for argument in arguments {
+            buffers.push(match argument {
+                Argument::Bytes(_) => None,
+                Argument::Memory(at, len) => Some(self.buffer(*at, *len)?),
+            });
+        }
         let commands = self.queue.commandBuffer().ok_or("Metal gives no command buffer")?;
         let encoder = commands.computeCommandEncoder().ok_or("Metal gives no encoder")?;
         encoder.setComputePipelineState(pipeline);
-        for (index, argument) in arguments.iter().enumerate() {
-            match argument {
-                Argument::Bytes(bytes) => {
-                    let data = NonNull::from(*bytes).cast();
-                    // SAFETY: Metal copies the bytes, of which there are as many as it says.
-                    unsafe { encoder.setBytes_length_atIndex(data, bytes.len(), index) };
-                }
-                Argument::Memory(at, len) => {
-                    let (buffer, offset) = self.buffer(*at, *len)?;
-                    // SAFETY: the offset is inside the buffer; the command buffer keeps it until the kernel is done.
-                    unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer), offset, index) };
-                }
+        for (index, (argument, buffer)) in arguments.iter().zip(&buffers).enumerate() {
+            if let Argument::Bytes(bytes) = argument {
+                // SAFETY: Metal copies the bytes, of which there are as many as it says.
+                unsafe { encoder.setBytes_length_atIndex(NonNull::from(*bytes).cast(), bytes.len(), index) };
+            }
+            if let Some((buffer, offset)) = buffer {
+                // SAFETY: the offset is inside the buffer, which outlives the kernel.
+                unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), *offset, index) };
             }
         }
         let groups = MTLSize { width: n as usize, height: n_head as usize, depth: 1 };
@@ -239,12 +244,25 @@ unsafe extern "C" fn oeb(
     outcome(autoreleasepool(|_| metal.run(&metal.oeb, OEB_THREADS, n, attention.n_head, &arguments)))
 }
 
+/// Bytes from the first value of a V cache to the end of the last.
+fn extent_of_values(heads: &SfHeadOutput) -> usize {
+    let (dims, width) = match heads.value_type {
+        SF_F32 => (heads.head_dim, 4),
+        SF_F16 | SF_BF16 => (heads.head_dim, 2),
+        // Blocks of 32 dimensions lie side by side, each `dim_stride` long.
+        _ => (heads.head_dim / 32, heads.dim_stride),
+    };
+    let last = u64::from(heads.n_kv - 1) * heads.cell_stride
+        + u64::from(heads.n_head_kv - 1) * heads.head_stride
+        + u64::from(dims - 1) * heads.dim_stride;
+    (last + width) as usize
+}
+
 unsafe extern "C" fn smi(
     device: *mut SfDevice,
     heads: *const SfHeadOutput,
     output: *mut f32,
     values: *const u8,
-    mask: *const u8,
     cells: *const u32,
     rows: *const SfSmiRow,
     n: u32,
@@ -253,18 +271,12 @@ unsafe extern "C" fn smi(
     // SAFETY: by device.h.
     let (metal, heads) = unsafe { (metal(device), &*heads) };
     let of_output = heads.head_dim as usize * heads.n_rows as usize * heads.n_head as usize * 4;
-    // Up to the last value; blocks take no more than 4 bytes a dimension.
-    let of_values = (heads.n_kv as u64 - 1) * heads.cell_stride
-        + (heads.n_head_kv as u64 - 1) * heads.head_stride
-        + (heads.head_dim as u64 - 1) * heads.dim_stride
-        + 4;
     // SAFETY: plain data that lives for the call.
     let first = unsafe { bytes_of(heads) };
     let arguments = [
         first,
         Argument::Memory(output.cast(), of_output),
-        Argument::Memory(values.cast(), of_values as usize),
-        Argument::Memory(mask.cast(), heads.n_rows as usize * heads.mask_stride as usize),
+        Argument::Memory(values.cast(), extent_of_values(heads)),
         Argument::Memory(cells.cast(), 0),
         Argument::Memory(rows.cast(), 0),
         Argument::Memory(outcomes.cast(), 0),

@@ -5,7 +5,7 @@ mod device;
 mod ffi;
 pub mod host;
 mod library;
-#[cfg(target_os = "macos")]
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
 mod metal;
 
 use std::collections::HashMap;
@@ -28,26 +28,13 @@ pub struct Place {
 
 /// The devices with kernels of ours, opened when they are first asked for.
 #[derive(Default)]
-pub struct Devices {
-    /// Kernels to use for a backend in place of those that are found.
-    given: HashMap<String, Library>,
-    opened: HashMap<Place, Option<Device>>,
-}
+pub struct Devices(HashMap<Place, Option<Device>>);
 
 impl Devices {
-    /// Devices of `backend` use the kernels of `library`.
-    pub fn with_library(backend: &str, library: Library) -> Self {
-        Self { given: HashMap::from([(backend.to_owned(), library)]), opened: HashMap::new() }
-    }
-
     /// The kernels for data at `place`; `None` where there are none, or the device cannot be opened: then the data is
     /// read back.
     pub fn at(&mut self, place: Place) -> Option<&Device> {
-        let given = &self.given;
-        let open = || {
-            let found = || Library::find(place.backend).ok().flatten();
-            Device::open(given.get(place.backend).copied().or_else(found)?, place.ordinal).ok()
-        };
-        self.opened.entry(place).or_insert_with(open).as_ref()
+        let open = || Device::open(Library::find(place.backend).ok().flatten()?, place.ordinal).ok();
+        self.0.entry(place).or_insert_with(open).as_ref()
     }
 }

@@ -115,6 +115,8 @@ impl Attention<'_> {
 pub struct HeadOutput<'a> {
     /// The layer, from 0.
     pub layer: usize,
+    /// Cells of the cache that the graph looks at.
+    pub n_kv: usize,
     /// Width of one head's output.
     pub head_dim: usize,
     /// Heads.
@@ -142,7 +144,7 @@ impl HeadOutput<'_> {
 
     /// Whether `row` may see the value in `cell`.
     pub fn visible(&self, row: usize, cell: usize) -> bool {
-        self.mask.visible(row, cell)
+        cell < self.n_kv && self.mask.visible(row, cell)
     }
 
     /// The output of one head and row, `[head_dim]`.
@@ -192,4 +194,12 @@ pub struct DeviceHeadOutput<'a> {
     pub rows: &'a [Row],
     /// What the cells hold.
     pub cells: &'a Cells,
+    pub(super) mask: Mask<'a>,
+}
+
+impl DeviceHeadOutput<'_> {
+    /// Whether `row` may see the value in `cell`.
+    pub fn visible(&self, row: usize, cell: usize) -> bool {
+        cell < self.n_kv && self.mask.visible(row, cell)
+    }
 }

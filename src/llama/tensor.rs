@@ -212,7 +212,7 @@ impl Deref for Bytes<'_> {
     }
 }
 
-/// Masks that were read back for the running graph, by the address of their tensors: layers share them.
+/// Masks that were read for the running graph, by the address of their tensors: layers share them.
 pub(super) type ReadMasks = HashMap<usize, Arc<[u8]>>;
 
 /// The attention mask of a micro-batch: which cells each row may see.
@@ -238,6 +238,19 @@ impl<'g> Mask<'g> {
             Some(bytes) => Bytes::Host(bytes),
             None => Bytes::Read(read.entry(address).or_insert_with(|| tensor.bytes().into()).clone()),
         };
+        Ok(Self { bytes, kind: raw.type_, row_stride, stream_stride, stream: 0, address })
+    }
+
+    /// Reads a mask while its softmax still needs it: afterwards its memory may hold something else.
+    pub(super) fn keep(tensor: Tensor<'g>, read: &mut ReadMasks) {
+        read.entry(tensor.address()).or_insert_with(|| tensor.bytes().into());
+    }
+
+    /// A mask that was kept.
+    pub(super) fn kept(tensor: Tensor<'g>, read: &ReadMasks) -> Result<Self, HookError> {
+        let (raw, address) = (tensor.get(), tensor.address());
+        let bytes = Bytes::Read(read.get(&address).ok_or("attention whose mask was not kept")?.clone());
+        let [_, row_stride, _, stream_stride] = raw.nb;
         Ok(Self { bytes, kind: raw.type_, row_stride, stream_stride, stream: 0, address })
     }
 
@@ -371,33 +384,33 @@ impl<'g> OnDevice<'g> {
         // SAFETY: both tensors are in the memory of `place`, with these shapes, and the graph stands still.
         Ok(unsafe { AttentionData::new(args, self.softmax.source(2).is_some(), probs, self.mask_of(stream)) })
     }
+}
 
-    /// The head outputs of one stream, which `node` holds; `None` when they or the V cache lie elsewhere.
-    pub fn head_output(&self, node: Tensor<'g>, stream: usize) -> Result<Option<HeadOutputData<'g>>, HookError> {
-        node.check_contiguous_f32()?;
-        let values = node.source(0).ok_or("head output without values")?;
-        if node.place() != Some(self.place) || values.place() != Some(self.place) {
-            return Ok(None);
-        }
-        let [head_dim, n_rows, n_head, _] = node.shape();
-        let [n_kv, _, n_head_kv, _] = values.shape();
-        let (mask, v) = (self.mask.get(), values.get());
-        let args = SfHeadOutput {
-            cell_stride: v.nb[0] as u64,
-            dim_stride: v.nb[1] as u64,
-            head_stride: v.nb[2] as u64,
-            mask_stride: mask.nb[1] as u64,
-            value_type: v.type_,
-            mask_type: mask.type_,
-            head_dim: head_dim as u32,
-            n_kv: n_kv as u32,
-            n_rows: n_rows as u32,
-            n_head: n_head as u32,
-            n_head_kv: n_head_kv as u32,
-        };
-        let output = node.get().data.cast::<f32>().wrapping_add(stream * head_dim * n_rows * n_head);
-        let values = v.data.cast_const().cast::<u8>().wrapping_add(stream * v.nb[3]);
-        // SAFETY: as in `attention`.
-        Ok(Some(unsafe { HeadOutputData::new(args, output, values, self.mask_of(stream)) }))
-    }
+/// The head outputs that `node` holds and the V cache behind them, in the memory of one device; `None` when they lie apart
+/// or elsewhere.
+pub(super) fn head_output_on_device<'g>(
+    node: Tensor<'g>,
+    stream: usize,
+) -> Result<Option<(Place, HeadOutputData<'g>)>, HookError> {
+    node.check_contiguous_f32()?;
+    let values = node.source(0).ok_or("head output without values")?;
+    let Some(place) = node.place().filter(|place| values.place() == Some(*place)) else { return Ok(None) };
+    let [head_dim, n_rows, n_head, _] = node.shape();
+    let [n_kv, _, n_head_kv, _] = values.shape();
+    let v = values.get();
+    let args = SfHeadOutput {
+        cell_stride: v.nb[0] as u64,
+        dim_stride: v.nb[1] as u64,
+        head_stride: v.nb[2] as u64,
+        value_type: v.type_,
+        head_dim: head_dim as u32,
+        n_kv: n_kv as u32,
+        n_rows: n_rows as u32,
+        n_head: n_head as u32,
+        n_head_kv: n_head_kv as u32,
+    };
+    let output = node.get().data.cast::<f32>().wrapping_add(stream * head_dim * n_rows * n_head);
+    let values = v.data.cast_const().cast::<u8>().wrapping_add(stream * v.nb[3]);
+    // SAFETY: both tensors are in the memory of `place`, with these shapes, and the graph stands still.
+    Ok(Some((place, unsafe { HeadOutputData::new(args, output, values) })))
 }

@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 use super::Row;
 use super::cells::{Caches, Cells, Streams};
 use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};
-use super::tensor::{Mask, OnDevice, ReadMasks, Tensor, Values};
+use super::tensor::{Mask, OnDevice, ReadMasks, Tensor, Values, head_output_on_device};
 
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
@@ -58,25 +58,26 @@ impl State {
         match node.op() {
             sys::GGML_OP_SET_ROWS => self.follow_write(node).map(|()| false),
             sys::GGML_OP_SOFT_MAX => {
-                if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
-                    self.softmaxes.insert(layer, node.raw());
-                }
-                Ok(self.offers(node, b"kq_soft_max-", Point::Attention))
+                let Some(layer) = layer_of(node.name(), b"kq_soft_max-") else { return Ok(false) };
+                self.softmaxes.insert(layer, node.raw());
+                self.offers_attention = true;
+                Ok(self.hook.wants(Point::Attention, layer) || self.wants_mask(node, layer))
             }
             sys::GGML_OP_MUL_MAT => {
                 if let Some(layer) = layer_of(node.name(), b"kq-") {
                     self.keys.extend(node.source(0).and_then(|keys| cache_of(keys)).map(|cache| (layer, cache)));
                 }
-                Ok(self.offers(node, b"kqv-", Point::HeadOutput))
+                let layer = layer_of(node.name(), b"kqv-");
+                Ok(layer.is_some_and(|layer| self.hook.wants(Point::HeadOutput, layer)))
             }
             _ => Ok(false),
         }
     }
 
-    fn offers(&mut self, node: Tensor<'_>, prefix: &[u8], point: Point) -> bool {
-        let Some(layer) = layer_of(node.name(), prefix) else { return false };
-        self.offers_attention |= point == Point::Attention;
-        self.hook.wants(point, layer)
+    /// Whether the mask has to be kept for the head output that follows: later its memory may hold something else.
+    fn wants_mask(&self, softmax: Tensor<'_>, layer: usize) -> bool {
+        let unknown = |mask: Tensor<'_>| !self.read_masks.contains_key(&mask.address());
+        self.hook.wants(Point::HeadOutput, layer) && softmax.source(1).is_some_and(unknown)
     }
 
     /// Follows the write of a K cache: its second source holds the cell of every token.
@@ -107,7 +108,13 @@ impl State {
     /// Called with the node's data ready.
     fn visit(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
         if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
-            self.visit_attention(node, layer)
+            if let Some(mask) = node.source(1).filter(|_| self.wants_mask(node, layer)) {
+                Mask::keep(mask, &mut self.read_masks);
+            }
+            match self.hook.wants(Point::Attention, layer) {
+                true => self.visit_attention(node, layer),
+                false => Ok(()),
+            }
         } else if let Some(layer) = layer_of(node.name(), b"kqv-") {
             self.visit_head_output(node, layer)
         } else {
@@ -169,12 +176,13 @@ impl State {
         let softmax = *self.softmaxes.get(&layer).ok_or("head output without attention")?;
         // SAFETY: a node of the graph that runs now: they are forgotten when the next one begins.
         let softmax = unsafe { Tensor::new(softmax.as_ptr()) }.ok_or("head output without attention")?;
-        if self.head_output_on_device(node, softmax, layer)? {
+        let mask = Mask::kept(softmax.source(1).ok_or("attention without a mask")?, &self.read_masks)?;
+        let n_kv = softmax.shape()[0];
+        if self.head_output_on_device(node, n_kv, &mask, layer)? {
             return Ok(());
         }
-        let Self { hook, caches, rows, read_masks, keys, .. } = self;
+        let Self { hook, caches, rows, keys, .. } = self;
         let streams = streams_of(caches, keys, layer)?;
-        let mask = Mask::new(softmax.source(1).ok_or("attention without a mask")?, read_masks)?;
         let values = Values::new(node.source(0).ok_or("head output without values")?)?;
         let read_back = !node.is_host();
         node.with_f32(|output| {
@@ -184,6 +192,7 @@ impl State {
                 let (values, first_row) = (values.of_stream(stream), stream * n_rows);
                 hook.head_output(HeadOutput {
                     layer,
+                    n_kv,
                     head_dim,
                     n_head,
                     output,
@@ -203,16 +212,16 @@ impl State {
     fn head_output_on_device(
         &mut self,
         node: Tensor<'_>,
-        softmax: Tensor<'_>,
+        n_kv: usize,
+        mask: &Mask<'_>,
         layer: usize,
     ) -> Result<bool, HookError> {
-        let Some(on_device) = OnDevice::new(softmax) else { return Ok(false) };
-        let ([_, n_rows, n_head, _], [n_kv, ..]) = (node.shape(), softmax.shape());
-        let (place, streams) = (on_device.place(), streams_of(&self.caches, &self.keys, layer)?);
+        let [_, n_rows, n_head, _] = node.shape();
+        let streams = streams_of(&self.caches, &self.keys, layer)?;
         for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
-            let Some(data) = on_device.head_output(node, stream)? else { return Ok(false) };
-            let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
-            let output = DeviceHeadOutput { layer, n_kv, n_head, place, data, first_row, rows, cells };
+            let Some((place, data)) = head_output_on_device(node, stream)? else { return Ok(false) };
+            let (first_row, cells, mask) = (stream * n_rows, cells_of(streams, rows)?, mask.of_stream(stream));
+            let output = DeviceHeadOutput { layer, n_kv, n_head, place, data, first_row, rows, cells, mask };
             if !self.hook.head_output_on_device(&output)? {
                 return Ok(false);
             }

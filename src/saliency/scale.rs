@@ -1,9 +1,10 @@
 //! Scales blocks of attention while the graph runs: what a probe changes.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::kernels::{Device, DeviceError, Devices, SF_NO_CELL, SfProbeKey, SfProbeRow, Table};
+use crate::kernels::{Device, DeviceError, Devices, Place, SF_NO_CELL, SfProbeKey, SfProbeRow, Table};
 use crate::llama::{Attention, DeviceAttention, Hook, HookError, Point, Row};
 use crate::random::SplitMix64;
 
@@ -48,10 +49,10 @@ impl Plan {
 pub(super) struct Scaler {
     plan: Plan,
     devices: Devices,
-    tables: Tables,
+    tables: HashMap<Place, Tables>,
 }
 
-/// What the kernels are told, in the memory of the device of the layer that is probed.
+/// What the kernels are told, in the memory of a device.
 #[derive(Default)]
 struct Tables {
     keys: Table<SfProbeKey>,
@@ -107,8 +108,9 @@ impl Hook for Scaler {
     fn attention_on_device(&mut self, attention: &DeviceAttention<'_>) -> Result<bool, HookError> {
         let Some(device) = self.devices.at(attention.place) else { return Ok(false) };
         let plan = self.plan.lock();
-        self.tables.send(device, &plan, attention)?;
-        device.probe(&attention.data, &self.tables.keys, &self.tables.rows, &self.tables.factors)?;
+        let tables = self.tables.entry(attention.place).or_default();
+        tables.send(device, &plan, attention)?;
+        device.probe(&attention.data, &tables.keys, &tables.rows, &tables.factors)?;
         Ok(true)
     }
 }

@@ -59,7 +59,11 @@ fn llama_cpp() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let mut command = Command::new(cargo);
-    command.args(["metadata", "--format-version", "1", "--manifest-path"]).arg(manifest);
+    // Of this platform alone: the others' packages need not have been fetched.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    command
+        .args(["metadata", "--format-version", "1", "--filter-platform", &platform, "--manifest-path"])
+        .arg(manifest);
     let metadata = command.output().expect("cargo runs").stdout;
     let metadata: serde_json::Value = serde_json::from_slice(&metadata).expect("cargo metadata writes JSON");
     let packages = metadata["packages"].as_array().expect("packages");
