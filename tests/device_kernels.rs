@@ -22,4 +22,14 @@ fn kernels_on_the_device_give_what_the_host_gives() {
             assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");
         }
     }
+    for arch in [tiny::Arch::Qwen3, tiny::Arch::GptOss] {
+        let path = offload::model(arch);
+        let [host, there] = [0, 99].map(|n_gpu_layers| offload::probes(&path, n_gpu_layers));
+        let largest = host.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        assert!(largest > 0.0 && host.len() == there.len(), "{arch:?}: {host:?}");
+        for (host, there) in host.iter().zip(&there) {
+            // Differences of losses in F32, of which each side has its own noise.
+            assert!((host - there).abs() <= 0.02 * largest, "{arch:?}: {there} for {host}, of up to {largest}");
+        }
+    }
 }

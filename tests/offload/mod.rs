@@ -10,6 +10,7 @@ use stepflow::llama::{
     Attention, Batch, CacheType, Context, ContextParams, FlashAttention, HeadOutput, Hook, HookError, Model,
     ModelParams, Point, Row, Token,
 };
+use stepflow::saliency::{Estimator, Pool, Probe, StepMap};
 use stepflow::stepflow::{Kernels, Stats, StepFlowConfig};
 use stepflow::trace::Segment;
 
@@ -151,4 +152,39 @@ pub fn assert_same_repairs(a: &Run, b: &Run, share: f64) {
 /// What worked on the layers.
 pub fn kernels_of(run: &Run) -> BTreeSet<&'static str> {
     run.stats.layers.values().filter_map(|layer| layer.kernels.map(Kernels::name)).collect()
+}
+
+/// What probes find in a shallow and in a deep layer, which lie on different devices: the signed sums of all cells.
+pub fn probes(path: &Path, n_gpu_layers: u32) -> Vec<f64> {
+    let model = Arc::new(Model::load(path, &ModelParams { n_gpu_layers, ..ModelParams::default() }).unwrap());
+    let tokens: Vec<Token> = (0..30).map(|i| Token(i * 5 % 200)).collect();
+    let (pool, counted) = (Pool::new([0..8, 8..19, 19..30]), vec![true; tokens.len()]);
+    let params = ContextParams {
+        n_threads: 2,
+        n_threads_batch: 2,
+        flash_attention: FlashAttention::Off,
+        type_k: CacheType::F32,
+        type_v: CacheType::F32,
+        ..ContextParams::default()
+    };
+    let probe = Probe {
+        model,
+        params: &params,
+        tokens: &tokens,
+        counted: &counted,
+        pool: &pool,
+        layers: &[0, 6],
+        estimator: Estimator::Signed,
+        pairs: 1,
+        budget: None,
+        seed: 1,
+    };
+    let found = probe.run(&mut |_| {}).unwrap();
+    let cells = |values: &StepMap| {
+        (0..3)
+            .flat_map(|query| (0..=query).map(move |key| (query, key)))
+            .map(|(q, k)| values.get(q, k))
+            .collect::<Vec<_>>()
+    };
+    found.layers.iter().flat_map(|layer| cells(&layer.maps[0].values)).collect()
 }
