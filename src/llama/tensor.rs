@@ -338,52 +338,30 @@ impl<'g> Values<'g> {
     }
 }
 
-/// A micro-batch's attention in the memory of one device: what a softmax wrote, and its mask.
-pub(super) struct OnDevice<'g> {
-    place: Place,
+/// The probabilities of one stream that `softmax` holds, in the memory of a device that has the mask too; `None` where no
+/// kernel could work on them.
+pub(super) fn attention_on_device<'g>(
     softmax: Tensor<'g>,
-    mask: Tensor<'g>,
-}
-
-impl<'g> OnDevice<'g> {
-    /// `None` when a kernel could not work on it where it is.
-    pub fn new(softmax: Tensor<'g>) -> Option<Self> {
-        let place = softmax.place()?;
-        let mask = softmax.source(1)?;
-        let known = matches!(mask.get().type_, sys::GGML_TYPE_F32 | sys::GGML_TYPE_F16);
-        (known && mask.place() == Some(place)).then_some(Self { place, softmax, mask })
-    }
-
-    pub fn place(&self) -> Place {
-        self.place
-    }
-
-    /// Identifies the mask of `stream` within one micro-batch.
-    pub fn mask_key(&self, stream: usize) -> (usize, usize) {
-        (self.mask.address(), stream)
-    }
-
-    fn mask_of(&self, stream: usize) -> *const u8 {
-        let raw = self.mask.get();
-        raw.data.cast_const().cast::<u8>().wrapping_add(stream * raw.nb[3])
-    }
-
-    /// The probabilities of one stream.
-    pub fn attention(&self, stream: usize) -> Result<AttentionData<'g>, HookError> {
-        self.softmax.check_contiguous_f32()?;
-        let [n_kv, n_rows, n_head, _] = self.softmax.shape();
-        let mask = self.mask.get();
-        let args = SfAttention {
-            mask_stride: mask.nb[1] as u64,
-            mask_type: mask.type_,
-            n_kv: n_kv as u32,
-            n_rows: n_rows as u32,
-            n_head: n_head as u32,
-        };
-        let probs = self.softmax.get().data.cast::<f32>().wrapping_add(stream * n_kv * n_rows * n_head);
-        // SAFETY: both tensors are in the memory of `place`, with these shapes, and the graph stands still.
-        Ok(unsafe { AttentionData::new(args, self.softmax.source(2).is_some(), probs, self.mask_of(stream)) })
-    }
+    stream: usize,
+) -> Result<Option<(Place, AttentionData<'g>)>, HookError> {
+    softmax.check_contiguous_f32()?;
+    let mask = softmax.source(1).ok_or("attention without a mask")?;
+    let known = matches!(mask.get().type_, sys::GGML_TYPE_F32 | sys::GGML_TYPE_F16);
+    let Some(place) = softmax.place().filter(|place| known && mask.place() == Some(*place)) else { return Ok(None) };
+    let [n_kv, n_rows, n_head, _] = softmax.shape();
+    let sinks = softmax.source(2).is_some();
+    let m = mask.get();
+    let args = SfAttention {
+        mask_stride: m.nb[1] as u64,
+        mask_type: m.type_,
+        n_kv: n_kv as u32,
+        n_rows: n_rows as u32,
+        n_head: n_head as u32,
+    };
+    let probs = softmax.get().data.cast::<f32>().wrapping_add(stream * n_kv * n_rows * n_head);
+    let mask = m.data.cast_const().cast::<u8>().wrapping_add(stream * m.nb[3]);
+    // SAFETY: both tensors are in the memory of `place`, with these shapes, and the graph stands still.
+    Ok(Some((place, unsafe { AttentionData::new(args, sinks, probs, mask) })))
 }
 
 /// The head outputs that `node` holds and the V cache behind them, in the memory of one device; `None` when they lie apart
@@ -394,10 +372,12 @@ pub(super) fn head_output_on_device<'g>(
 ) -> Result<Option<(Place, HeadOutputData<'g>)>, HookError> {
     node.check_contiguous_f32()?;
     let values = node.source(0).ok_or("head output without values")?;
-    let Some(place) = node.place().filter(|place| values.place() == Some(*place)) else { return Ok(None) };
+    let v = values.get();
+    // Another type is refused where the values are read back.
+    let known = is_float(v.type_);
+    let Some(place) = node.place().filter(|place| known && values.place() == Some(*place)) else { return Ok(None) };
     let [head_dim, n_rows, n_head, _] = node.shape();
     let [n_kv, _, n_head_kv, _] = values.shape();
-    let v = values.get();
     let args = SfHeadOutput {
         cell_stride: v.nb[0] as u64,
         dim_stride: v.nb[1] as u64,

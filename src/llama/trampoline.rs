@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 use super::Row;
 use super::cells::{Caches, Cells, Streams};
 use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};
-use super::tensor::{Mask, OnDevice, ReadMasks, Tensor, Values, head_output_on_device};
+use super::tensor::{Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
 
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
@@ -156,12 +156,12 @@ impl State {
 
     /// Offers the hook the data where it is. Returns whether it took it.
     fn attention_on_device(&mut self, node: Tensor<'_>, layer: usize) -> Result<bool, HookError> {
-        let Some(on_device) = OnDevice::new(node) else { return Ok(false) };
         let [n_kv, n_rows, n_head, _] = node.shape();
-        let (place, streams) = (on_device.place(), streams_of(&self.caches, &self.keys, layer)?);
+        let mask = node.source(1).ok_or("attention without a mask")?.address();
+        let streams = streams_of(&self.caches, &self.keys, layer)?;
         for (stream, rows) in self.rows.chunks(n_rows).enumerate() {
-            let (data, mask_key) = (on_device.attention(stream)?, on_device.mask_key(stream));
-            let (first_row, cells) = (stream * n_rows, cells_of(streams, rows)?);
+            let Some((place, data)) = attention_on_device(node, stream)? else { return Ok(false) };
+            let (first_row, cells, mask_key) = (stream * n_rows, cells_of(streams, rows)?, (mask, stream));
             let attention = DeviceAttention { layer, n_kv, n_head, place, mask_key, data, first_row, rows, cells };
             if !self.hook.attention_on_device(&attention)? {
                 return Ok(false);
