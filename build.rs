@@ -1,13 +1,17 @@
-//! Tells the program which llama.cpp it is built with, binds the kernels' interface, and builds the CUDA kernels.
+//! Tells the program which llama.cpp it is built with, binds the kernels' interface, and builds the CUDA kernels and the
+//! way to llama.cpp's chat templates.
 
 #[path = "build/bind_kernels.rs"]
 mod bind_kernels;
+#[path = "build/llama_sources.rs"]
+mod llama_sources;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     llama_version();
     bind_kernels::bind("kernels");
+    build_chat();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
         build_cuda();
     }
@@ -23,6 +27,21 @@ fn llama_version() {
     let mut lines = lock.lines().skip_while(|line| *line != "name = \"llama-cpp-sys-2\"");
     let version = lines.nth(1).and_then(|line| line.split('"').nth(1)).unwrap_or("unknown");
     println!("cargo:rustc-env=LLAMA_CPP_SYS_VERSION={version}");
+}
+
+/// Against the headers of llama.cpp's common library, which llama-cpp-sys-2 links.
+fn build_chat() {
+    let source = "src/llama/chat/shim.cpp";
+    println!("cargo:rerun-if-changed={source}");
+    let llama = llama_sources::llama_sources();
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(true).extra_warnings(true).file(source);
+    for folder in ["common", "include", "ggml/include", "vendor"] {
+        // Their warnings are not ours.
+        build.flag("-isystem").flag(llama.join(folder));
+    }
+    // llama-cpp-sys-2 links the C++ library, behind this one.
+    build.cpp_link_stdlib(None).compile("stepflow-chat");
 }
 
 /// For every architecture that the compiler knows.

@@ -11,5 +11,6 @@ pub mod kernels;
 pub mod llama;
 mod random;
 pub mod saliency;
+pub mod server;
 pub mod stepflow;
 pub mod trace;

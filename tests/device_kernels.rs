@@ -1,6 +1,7 @@
 //! StepFlow by the CUDA kernels inside running models, on a device that refuses host access: the outcome is the host's.
 
 mod double;
+mod mixed;
 mod offload;
 mod shim;
 mod tiny;
@@ -24,6 +25,13 @@ fn kernels_on_the_device_give_what_the_host_gives() {
     }
     for arch in [tiny::Arch::Qwen3, tiny::Arch::GptOss] {
         let path = offload::model(arch);
+        for case @ (_, streams) in [(8, false), (99, true)] {
+            let [host, there] = [(0, streams), case].map(|case| mixed::mixed(&path, case));
+            let difference = mixed::difference(&host, &there);
+            // As above.
+            assert!(difference <= 2e-4, "{arch:?}, {case:?}, mixed settings: {difference}");
+            assert_eq!(mixed::counts(&host), mixed::counts(&there), "{arch:?}, {case:?}");
+        }
         let [host, there] = [0, 99].map(|n_gpu_layers| offload::probes(&path, n_gpu_layers));
         let largest = host.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
         assert!(largest > 0.0 && host.len() == there.len(), "{arch:?}: {host:?}");

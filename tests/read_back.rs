@@ -1,6 +1,7 @@
 //! StepFlow on a device that there are no kernels for: the data is read back, and the outcome is the host's.
 
 mod double;
+mod mixed;
 mod offload;
 mod shim;
 mod tiny;
@@ -23,6 +24,14 @@ fn read_back_gives_what_the_host_gives() {
             let used = offload::kernels_of(&there);
             assert!(used.contains("read-back"), "{arch:?}: {used:?}");
             assert_eq!(used.contains("host"), n_gpu_layers < 9, "{arch:?}: {used:?}");
+        }
+    }
+    for arch in [tiny::Arch::Qwen3, tiny::Arch::GptOss] {
+        let path = offload::model(arch);
+        for case @ (_, streams) in offload::CASES {
+            let [host, there] = [(0, streams), case].map(|case| mixed::mixed(&path, case));
+            assert_eq!(mixed::difference(&host, &there), 0.0, "{arch:?}, {case:?}, mixed settings");
+            assert_eq!(mixed::counts(&host), mixed::counts(&there), "{arch:?}, {case:?}");
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum Command {
     Tune(TuneArgs),
     /// How much each step of a trace draws on each earlier one, layer by layer.
     Saliency(super::saliency::args::SaliencyArgs),
+    /// Serve the model to editors, chat pages and scripts, through the API of llama-server, OpenAI and Anthropic.
+    Serve(Box<super::serve::args::ServeArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

@@ -141,8 +141,7 @@ struct StepFlow {
 impl StepFlow {
     fn new(model: &Arc<Model>, repair: &Repair, adapter: Option<&mut Adapter>) -> Self {
         let reason = try_out(model, adapter).err().map(|error| error.to_string());
-        let (oeb_layers, smi_layers) = (repair.oeb_layers().clone(), repair.smi_layers().clone());
-        Self { works: reason.is_none(), reason, oeb_layers, smi_layers }
+        Self { works: reason.is_none(), reason, oeb_layers: repair.oeb_layers(), smi_layers: repair.smi_layers() }
     }
 }
 

@@ -1,13 +1,14 @@
 //! llama-cli's spelling: flags of one dash and several letters, and flags that stepflow does not take.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::CommandFactory;
 
 use super::args::Cli;
 
 /// Flags of one dash and several letters, and what they stand for.
-const SHORT: [(&str, &str); 17] = [
+const SHORT: [(&str, &str); 21] = [
     ("-ngl", "--n-gpu-layers"),
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
@@ -24,6 +25,10 @@ const SHORT: [(&str, &str); 17] = [
     ("-no-cnv", "--no-conversation"),
     ("-co", "--color"),
     ("-np", "--parallel"),
+    ("-cb", "--cont-batching"),
+    ("-kvu", "--kv-unified"),
+    ("-to", "--timeout"),
+    ("-rea", "--reasoning"),
     ("--usage", "--help"),
 ];
 
@@ -41,7 +46,7 @@ const NOT_TAKEN: &str = "-cl --cache-list --completion-bash --server-base --verb
     --no-mmproj --image --audio --video --rpc --numa -dev --device -ot --override-tensor -cmoe --cpu-moe \
     -ncmoe --n-cpu-moe -sm --split-mode -ts --tensor-split -mg --main-gpu -fit --fit -fitt --fit-target -fitc --fit-ctx \
     --check-tensors --override-kv --op-offload --no-op-offload --lora-scaled --control-vector --control-vector-scaled \
-    --control-vector-layer-range -mu --model-url -dr --docker-repo -hft --hf-token -rea --reasoning --reasoning-effort \
+    --control-vector-layer-range -mu --model-url -dr --docker-repo -hft --hf-token --reasoning --reasoning-effort \
     --reasoning-budget-message --log-file --log-colors --log-prefix --log-timestamps -lv --verbosity --log-verbosity \
     -td --threads-draft -md --model-draft -ngld --draft --draft-max --draft-min --no-warm-up -i --interactive -if \
     --interactive-first --in-prefix --in-suffix --prompt-cache -gan -gaw -ld --lookup-cache-static";
@@ -60,13 +65,26 @@ const INSTEAD: [(&str, &str); 15] = [
     ("-ts", "the variable CUDA_VISIBLE_DEVICES"),
     ("-mg", "the variable CUDA_VISIBLE_DEVICES"),
     ("-dev", "the variable CUDA_VISIBLE_DEVICES"),
-    ("-rea", "--reasoning-budget"),
+    ("--reasoning", "--reasoning-budget"),
     ("-i", "--conversation"),
     ("-lv", "--verbose"),
 ];
 
 /// Names less alike than this (Jaro-Winkler, 0 to 1) have nothing to do with each other.
 const NEAR: f64 = 0.8;
+
+/// Called through a link named `llama-server`, the program serves.
+///
+/// What asks about the program itself stays as it is.
+pub fn serve_if_named_so(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.collect();
+    let name = args.first().map(Path::new).and_then(Path::file_stem);
+    let asks = |arg: &OsString| ["--version", "--list-devices"].iter().any(|flag| arg == flag);
+    if name.is_some_and(|name| name == "llama-server") && !args.iter().any(asks) {
+        args.insert(1, "serve".into());
+    }
+    args
+}
 
 /// Spells out llama-cli's short flags, so that a parser of usual flags understands them.
 ///
@@ -134,6 +152,18 @@ mod tests {
         );
         assert_eq!(spell(&["--", "-ngl"]).unwrap(), ["--", "-ngl"]);
         assert_eq!(spell(&["-n", "-1"]).unwrap(), ["-n", "-1"]);
+    }
+
+    #[test]
+    fn a_link_named_llama_server_serves() {
+        let named = |args: &[&str]| {
+            let args = serve_if_named_so(args.iter().map(OsString::from));
+            args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&["/opt/llama-server", "--port", "1"]), ["/opt/llama-server", "serve", "--port", "1"]);
+        assert_eq!(named(&["llama-server.exe"]), ["llama-server.exe", "serve"]);
+        assert_eq!(named(&["llama-server", "--version"]), ["llama-server", "--version"]);
+        assert_eq!(named(&["stepflow", "-p", "x"]), ["stepflow", "-p", "x"]);
     }
 
     #[test]

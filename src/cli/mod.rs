@@ -19,6 +19,7 @@ mod printer;
 mod report;
 mod saliency;
 mod score;
+mod serve;
 mod setup;
 mod shell;
 mod tune;
@@ -32,7 +33,7 @@ use args::{Cli, Command};
 /// Runs the program.
 pub fn main() -> ExitCode {
     stepflow::llama::exit_on_abort();
-    let args = match llama_flags::spell_out(std::env::args_os()) {
+    let args = match llama_flags::spell_out(llama_flags::serve_if_named_so(std::env::args_os()).into_iter()) {
         Ok(args) => args,
         Err(message) => {
             say!("stepflow: {message}");
@@ -76,6 +77,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Saliency(args)) => saliency::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Completions { shell }) => shell::completions(shell),
         Some(Command::Man) => shell::man(),
     }

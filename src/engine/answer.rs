@@ -1,16 +1,12 @@
-//! The state of one answer while it is generated: its events, its stop texts and its reasoning budget.
+//! The state of one answer while it is generated: its events and its stop texts.
 
-use crate::llama::{Model, Token};
+use crate::llama::Token;
 use crate::trace::{Segment, Tracked};
 
-use super::{Event, Request};
+use super::Event;
 
 pub(super) struct Answer<'a> {
     stop: &'a [String],
-    budget: Option<usize>,
-    think_end: String,
-    /// Tokens that close thinking once the budget is spent, the next one last; `None` until then.
-    forced: Option<Vec<Token>>,
     /// The end of the text so far, long enough to find any stop text.
     tail: Vec<u8>,
     segment: Segment,
@@ -18,26 +14,8 @@ pub(super) struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    pub fn new(request: &'a Request<'_>, think_end: String) -> Self {
-        Self {
-            stop: request.stop,
-            budget: request.reasoning_budget,
-            think_end,
-            forced: None,
-            tail: Vec::new(),
-            segment: Segment::Question,
-            steps: 0,
-        }
-    }
-
-    /// The token that must come next whatever the model says: thinking beyond its budget is closed.
-    pub fn forced_token(&mut self, thinking: bool, n_thinking: usize, model: &Model) -> Option<Token> {
-        if self.forced.is_none() && thinking && n_thinking >= self.budget? {
-            let mut tokens = model.tokenize(&format!("\n{}", self.think_end), false, true);
-            tokens.reverse();
-            self.forced = Some(tokens);
-        }
-        self.forced.as_mut()?.pop()
+    pub fn new(stop: &'a [String]) -> Self {
+        Self { stop, tail: Vec::new(), segment: Segment::Question, steps: 0 }
     }
 
     /// Tells of a token, and before it of a change of segment and of a step that starts.

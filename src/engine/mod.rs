@@ -5,7 +5,10 @@
 //! more than a context, which [`open`] makes. [`recorded`] makes a trace of a conversation that was had elsewhere.
 
 mod answer;
+mod budget;
+mod control;
 mod events;
+mod grammar;
 mod on_device;
 mod open;
 mod parallel;
@@ -14,14 +17,22 @@ mod repair;
 mod sampling;
 mod score;
 mod session;
+mod settings;
+mod slots;
 mod template;
+mod text;
+mod work;
 
+pub use control::Control;
 pub use events::{Event, Finish, Request, Summary};
+pub use grammar::{Grammar, GrammarError, Triggers};
 pub use open::{load_adapter, open, warm_up};
 pub use parallel::{Generated, Job, Parallel};
 pub use recorded::{RecordedError, recorded};
-pub use repair::{Control, Repair};
-pub use sampling::{Sampler, SamplerKind, SamplingParams};
+pub use repair::Repair;
+pub use sampling::{DeadEnd, Sampler, SamplerKind, SamplingParams};
 pub use score::{label, score};
 pub use session::{EngineError, Session, SessionParams, about, markers_of, prompt_tokens, tokenize};
+pub use slots::{SlotStatus, Slots, StepReport};
 pub use template::{ChatTemplate, Message, Prompt, TemplateError};
+pub use work::{Alternatives, Ended, SlotEvent, Stop, Timings, TokenChoice, Work};

@@ -154,8 +154,8 @@ impl Parallel {
             self.decode(rows.to_vec())?;
             last = rows.len() - 1;
         }
-        job.tokens.iter().for_each(|&token| job.sampler.accept(token));
-        let next = job.sampler.sample(&self.context, last);
+        job.tokens.iter().for_each(|&token| job.sampler.accept_prompt(token));
+        let next = job.sampler.sample(&self.context, last, false)?;
         let generated = Generated {
             text: Vec::new(),
             summary: Vec::new(),
@@ -182,7 +182,7 @@ impl Parallel {
         self.decode(rows)?;
         for (sequence, slot) in slots.iter_mut().enumerate() {
             match slot {
-                Some(slot) => slot.next = slot.job.sampler.sample(&self.context, sequence),
+                Some(slot) => slot.next = slot.job.sampler.sample(&self.context, sequence, false)?,
                 None => _ = self.context.truncate(sequence as u32, 0),
             }
         }

@@ -4,9 +4,12 @@ use std::str::FromStr;
 
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 
 use crate::gguf::Gguf;
-use crate::llama::{Context, Model, Token};
+use crate::llama::{Candidates, Context, Model, RawSampler, Token};
+
+use super::Grammar;
 
 /// A link of the sampler chain, by llama.cpp's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,11 @@ impl SamplerKind {
         ("temperature", Self::Temperature),
     ];
 
+    /// llama.cpp's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("?", |(name, _)| name)
+    }
+
     /// A chain as llama.cpp's `--samplers` writes it: `top_k;top_p;temperature`.
     ///
     /// # Errors
@@ -80,6 +88,8 @@ pub struct SamplingParams {
     pub seed: Option<u32>,
     pub samplers: Vec<SamplerKind>,
     pub temp: f32,
+    pub dynatemp_range: f32,
+    pub dynatemp_exponent: f32,
     pub top_k: i32,
     pub top_p: f32,
     pub min_p: f32,
@@ -87,6 +97,8 @@ pub struct SamplingParams {
     pub top_n_sigma: f32,
     pub xtc_probability: f32,
     pub xtc_threshold: f32,
+    /// Tokens that top-p, min-p, typical and XTC leave at least.
+    pub min_keep: usize,
     pub repeat_last_n: i32,
     pub repeat_penalty: f32,
     pub presence_penalty: f32,
@@ -100,6 +112,8 @@ pub struct SamplingParams {
     pub mirostat: i32,
     pub mirostat_tau: f32,
     pub mirostat_eta: f32,
+    /// Added to the logits of these tokens; negative infinity rules one out.
+    pub logit_bias: Vec<(Token, f32)>,
 }
 
 impl Default for SamplingParams {
@@ -108,6 +122,8 @@ impl Default for SamplingParams {
             seed: None,
             samplers: SamplerKind::NAMES.map(|(_, kind)| kind).to_vec(),
             temp: 0.8,
+            dynatemp_range: 0.0,
+            dynatemp_exponent: 1.0,
             top_k: 40,
             top_p: 0.95,
             min_p: 0.05,
@@ -115,6 +131,7 @@ impl Default for SamplingParams {
             top_n_sigma: -1.0,
             xtc_probability: 0.0,
             xtc_threshold: 0.1,
+            min_keep: 0,
             repeat_last_n: 64,
             repeat_penalty: 1.0,
             presence_penalty: 0.0,
@@ -127,6 +144,7 @@ impl Default for SamplingParams {
             mirostat: 0,
             mirostat_tau: 5.0,
             mirostat_eta: 0.1,
+            logit_bias: Vec::new(),
         }
     }
 }
@@ -158,33 +176,97 @@ impl SamplingParams {
     }
 }
 
-/// A running sampler chain: it remembers the tokens it was shown.
-pub struct Sampler(LlamaSampler);
+/// A running sampler chain, and the grammar that it keeps to: they remember the tokens they were shown.
+pub struct Sampler {
+    chain: RawSampler,
+    grammar: Option<Grammar>,
+}
+
+/// The grammar allows no token that the model knows: nothing can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the grammar allows no token here; widen it, or check that it allows the answer to end")]
+pub struct DeadEnd;
 
 impl Sampler {
     /// The chain that `params` describe, for `model`.
     pub fn new(params: &SamplingParams, model: &Model) -> Self {
         let seed = params.seed.unwrap_or_else(rand_seed);
         let n_vocab = model.n_vocab() as i32;
+        let mut links = Vec::new();
+        if !params.logit_bias.is_empty() {
+            let biases = params.logit_bias.iter().map(|&(token, bias)| LlamaLogitBias::new(LlamaToken(token.0), bias));
+            links.push(LlamaSampler::logit_bias(n_vocab, &biases.collect::<Vec<_>>()));
+        }
         if params.mirostat > 0 && params.temp > 0.0 {
-            let mirostat = match params.mirostat {
+            links.push(LlamaSampler::temp(params.temp));
+            links.push(match params.mirostat {
                 1 => LlamaSampler::mirostat(n_vocab, seed, params.mirostat_tau, params.mirostat_eta, 100),
                 _ => LlamaSampler::mirostat_v2(seed, params.mirostat_tau, params.mirostat_eta),
-            };
-            return Self(LlamaSampler::chain([LlamaSampler::temp(params.temp), mirostat], true));
+            });
+        } else {
+            links.extend(params.samplers.iter().map(|kind| link(*kind, params, model, n_vocab, seed)));
+            links.push(LlamaSampler::dist(seed));
         }
-        let links = params.samplers.iter().map(|kind| link(*kind, params, model, n_vocab, seed));
-        Self(LlamaSampler::chain(links.chain([LlamaSampler::dist(seed)]), true))
+        Self { chain: RawSampler::new(LlamaSampler::chain(links, true)), grammar: None }
     }
 
-    /// Shows the chain a token that it did not choose.
-    pub fn accept(&mut self, token: Token) {
-        self.0.accept(LlamaToken(token.0));
+    /// The same, keeping to `grammar`.
+    pub fn with_grammar(self, grammar: Option<Grammar>) -> Self {
+        Self { grammar, ..self }
     }
 
-    /// Chooses a token from the logits of the batch's `row`, and remembers it.
-    pub fn sample(&mut self, context: &Context, row: usize) -> Token {
-        Token(self.0.sample(context.inner(), row as i32).0)
+    /// Shows the chain a token of the prompt.
+    pub fn accept_prompt(&mut self, token: Token) {
+        _ = self.chain.accept(token);
+    }
+
+    /// Shows the chain and the grammar a token of the answer that they did not choose. `thinking`: whether it is
+    /// thinking, where a lazy grammar rests.
+    pub fn accept(&mut self, token: Token, thinking: bool) {
+        _ = self.chain.accept(token);
+        if let Some(grammar) = &mut self.grammar {
+            grammar.accept(token, thinking);
+        }
+    }
+
+    /// Chooses a token from the logits of the batch's `row`, and remembers it. `thinking` as in [`Sampler::accept`].
+    ///
+    /// # Errors
+    /// When the grammar leaves nothing to choose from.
+    pub fn sample(&mut self, context: &Context, row: usize, thinking: bool) -> Result<Token, DeadEnd> {
+        if self.grammar.is_none() {
+            return Ok(self.chain.sample(context, row));
+        }
+        self.sample_among(context, row, thinking).map(|(token, _)| token)
+    }
+
+    /// As [`Sampler::sample`]; also returns what the chain chose among.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn sample_among(
+        &mut self,
+        context: &Context,
+        row: usize,
+        thinking: bool,
+    ) -> Result<(Token, Candidates), DeadEnd> {
+        let mut candidates = Candidates::of(context, row);
+        self.chain.apply(&mut candidates);
+        let mut token = candidates.chosen().ok_or(DeadEnd)?;
+        if let Some(grammar) = self.grammar.as_mut()
+            && !grammar.allows(token, thinking)
+        {
+            // Only now is the grammar asked about every token: mostly the first choice passes.
+            candidates = Candidates::of(context, row);
+            grammar.apply(&mut candidates);
+            if candidates.is_barren() {
+                return Err(DeadEnd);
+            }
+            self.chain.apply(&mut candidates);
+            token = candidates.chosen().ok_or(DeadEnd)?;
+        }
+        self.accept(token, thinking);
+        Ok((token, candidates))
     }
 }
 
@@ -203,10 +285,13 @@ fn link(kind: SamplerKind, p: &SamplingParams, model: &Model, n_vocab: i32, seed
         ),
         SamplerKind::TopNSigma => LlamaSampler::top_n_sigma(p.top_n_sigma),
         SamplerKind::TopK => LlamaSampler::top_k(p.top_k),
-        SamplerKind::TypicalP => LlamaSampler::typical(p.typ_p, 0),
-        SamplerKind::TopP => LlamaSampler::top_p(p.top_p, 0),
-        SamplerKind::MinP => LlamaSampler::min_p(p.min_p, 0),
-        SamplerKind::Xtc => LlamaSampler::xtc(p.xtc_probability, p.xtc_threshold, 0, seed),
+        SamplerKind::TypicalP => LlamaSampler::typical(p.typ_p, p.min_keep),
+        SamplerKind::TopP => LlamaSampler::top_p(p.top_p, p.min_keep),
+        SamplerKind::MinP => LlamaSampler::min_p(p.min_p, p.min_keep),
+        SamplerKind::Xtc => LlamaSampler::xtc(p.xtc_probability, p.xtc_threshold, p.min_keep, seed),
+        SamplerKind::Temperature if p.dynatemp_range > 0.0 => {
+            LlamaSampler::temp_ext(p.temp, p.dynatemp_range, p.dynatemp_exponent)
+        }
         SamplerKind::Temperature => LlamaSampler::temp(p.temp),
     }
 }

@@ -9,8 +9,9 @@ use crate::stepflow::{ConfigError, StepFlowConfig};
 use crate::trace::{Family, Markers, Segment, TraceFile, TraceToken, Tracked, Tracker};
 
 use super::answer::Answer;
+use super::budget::Budget;
 use super::open::{check_offered, load_adapter, open, warm_up};
-use super::{Control, Event, Finish, Prompt, Request, Sampler, Summary};
+use super::{Control, DeadEnd, Event, Finish, Prompt, Request, Sampler, Summary};
 
 /// What a session is made of.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +53,9 @@ pub enum EngineError {
     /// There is nothing to go on from.
     #[error("the prompt is empty; give one with -p, -f or on stdin")]
     EmptyPrompt,
+    /// The grammar leaves nothing to say.
+    #[error(transparent)]
+    Grammar(#[from] DeadEnd),
 }
 
 /// One sequence in one context.
@@ -167,7 +171,7 @@ impl Session {
             n_generated: [0; 3],
             generation_time: Duration::ZERO,
         };
-        request.tokens.iter().for_each(|&token| sampler.accept(token));
+        request.tokens.iter().for_each(|&token| sampler.accept_prompt(token));
         let decoded = self.decode_prompt(request, cached, on_event);
         summary.prompt_time = started.elapsed();
         let last_row = match decoded {
@@ -238,14 +242,19 @@ impl Session {
         n_generated: &mut [usize; 3],
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Finish, EngineError> {
-        let mut answer = Answer::new(request, self.markers.think_end.clone());
+        let mut answer = Answer::new(request.stop);
+        let mut budget = request.reasoning_budget.map(|tokens| Budget::new(tokens, "", &self.markers));
         for _ in 0..request.max_tokens.unwrap_or(usize::MAX) {
             let thinking = self.tracker.next_segment() == Segment::Thinking;
-            let forced = answer.forced_token(thinking, n_generated[Segment::Thinking as usize], self.context.model());
-            let token = forced.unwrap_or_else(|| sampler.sample(&self.context, last_row));
-            if forced.is_some() {
-                sampler.accept(token);
-            }
+            let n_thinking = n_generated[Segment::Thinking as usize];
+            let forced = budget.as_mut().and_then(|budget| budget.forced_token(thinking, n_thinking, self.model()));
+            let token = match forced {
+                Some(token) => {
+                    sampler.accept(token, thinking);
+                    token
+                }
+                None => sampler.sample(&self.context, last_row, thinking)?,
+            };
             if self.model().is_end(token) {
                 return Ok(Finish::Stop);
             }

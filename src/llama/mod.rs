@@ -1,11 +1,12 @@
 //! All of the foreign-function interface: llama.cpp behind types that cannot be misused.
 //!
 //! [`Model`] loads a file, [`Context`] decodes batches of it, and a [`Hook`] is shown the attention of each layer while
-//! the graph runs and may change it in place.
+//! the graph runs and may change it in place. [`chat`] has the chat templates as llama.cpp understands them.
 
 mod backend;
 mod batch;
 mod cells;
+pub mod chat;
 mod context;
 mod devices;
 mod error;
@@ -14,6 +15,7 @@ mod hook;
 mod model;
 mod out_product;
 mod quantize;
+mod sampler;
 mod tensor;
 mod trampoline;
 
@@ -27,3 +29,5 @@ pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
 pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};
 pub use model::{Adapter, Model, ModelParams, Token};
 pub use quantize::quantize;
+pub use sampler::Candidates;
+pub(crate) use sampler::RawSampler;

@@ -148,7 +148,7 @@ impl Model {
         unsafe { llama_cpp_sys_2::llama_model_has_encoder(self.raw()) }
     }
 
-    fn raw(&self) -> *const llama_cpp_sys_2::llama_model {
+    pub(super) fn raw(&self) -> *const llama_cpp_sys_2::llama_model {
         const { assert!(size_of::<LlamaModel>() == size_of::<*const llama_cpp_sys_2::llama_model>()) };
         // SAFETY: `LlamaModel` is a struct of one field, a non-null pointer to the model; having its size it has no
         // room for anything else, so its bytes are that pointer.

@@ -77,3 +77,10 @@ pub fn no_gradient(model: &Model) -> Option<String> {
     let experts = model.metadata().arch_u64("expert_count").unwrap_or(0);
     (experts > 0).then(|| "llama.cpp has no backward pass for experts".to_owned())
 }
+
+/// Memory that is free, in bytes, where the system says so.
+pub fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -5,6 +5,7 @@
 //! token and a key token is the mean over heads of |A dL/dA|; that of two steps is its mean over their pairs of tokens.
 
 mod attention;
+mod cells;
 mod compare;
 mod gradient;
 mod map;
@@ -15,8 +16,9 @@ mod scale;
 mod verdict;
 
 pub use attention::attention;
+pub use cells::{Cell, Run};
 pub use compare::{RankTest, holm};
-pub use gradient::{gradient, gradient_memory, no_gradient};
+pub use gradient::{free_memory, gradient, gradient_memory, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 pub use probe::{Estimator, Probe};

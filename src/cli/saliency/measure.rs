@@ -53,7 +53,7 @@ impl Task<'_> {
     pub fn method(&self) -> anyhow::Result<Method> {
         self.check_flags()?;
         let needed = saliency::gradient_memory(&self.model, self.tokens.len());
-        let limit = self.args.memory.or_else(free_memory).unwrap_or(u64::MAX);
+        let limit = self.args.memory.or_else(saliency::free_memory).unwrap_or(u64::MAX);
         let too_large = || {
             (needed > limit)
                 .then(|| format!("a backward pass needs about {}, and {} may be taken", size(needed), size(limit)))
@@ -218,11 +218,4 @@ const BYTES_A_CELL: u64 = 128;
 /// Bytes as a user reads them.
 fn size(bytes: u64) -> String {
     format!("{:.1}", indicatif::BinaryBytes(bytes))
-}
-
-/// Memory that is free, in bytes, where the system says so.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

@@ -10,7 +10,7 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use ::parquet::schema::parser::parse_message_type;
 
-use super::tables::Cell;
+use stepflow::saliency::Cell;
 
 const SCHEMA: &str = "message cells {
     required binary run_id (UTF8);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stepflow::saliency::{LayerMaps, LayerMetrics, MetricMap, Pattern, Saliency, Verdict};
+use stepflow::saliency::{LayerMetrics, Pattern, Run, Saliency, Verdict};
 use stepflow::trace::{Segment, TraceFile};
 
 use super::measure::{Method, Task};
@@ -25,32 +25,6 @@ pub struct Tables<'a> {
     pub metrics: &'a [(usize, LayerMetrics)],
     pub even: &'a LayerMetrics,
     pub verdict: &'a Verdict,
-}
-
-/// A row of `cells.csv`. Empty fields belong to methods that estimate.
-#[derive(Serialize)]
-pub struct Cell<'a> {
-    pub run_id: &'a str,
-    pub method: &'a str,
-    pub layer: usize,
-    pub query_step: usize,
-    pub key_step: usize,
-    pub query_segment: Segment,
-    pub key_segment: Segment,
-    pub n_pairs: usize,
-    pub metric: &'a str,
-    pub value: Option<f64>,
-    pub se: Option<f64>,
-    pub n_probes: Option<usize>,
-    pub eps: Option<f64>,
-    #[serde(serialize_with = "in_capitals")]
-    pub below_noise: Option<bool>,
-    pub curvature: Option<f64>,
-}
-
-/// TRUE or FALSE: what R reads as logical, pandas and polars as Boolean.
-fn in_capitals<S: serde::Serializer>(value: &Option<bool>, serializer: S) -> Result<S::Ok, S::Error> {
-    value.map(|value| if value { "TRUE" } else { "FALSE" }).serialize(serializer)
 }
 
 /// A row of `steps.csv`; `end` is the token after the last.
@@ -83,9 +57,9 @@ impl Tables<'_> {
         let id = run["run_id"].as_str().unwrap_or_default();
         self.file("steps.csv", |out| self.steps(id, out))?;
         self.file("layers.csv", |out| self.layers(id, out))?;
-        self.file("cells.csv", |out| self.cells(id, out))?;
+        self.file("cells.csv", |out| self.run_of(id).write_csv(&self.saliency.layers, out))?;
         if self.task.tables.parquet {
-            let groups = self.saliency.layers.iter().map(|layer| self.cells_of(id, layer));
+            let groups = self.saliency.layers.iter().map(|layer| self.run_of(id).cells(layer));
             let bytes = parquet::table(groups)?;
             self.file("cells.parquet", |out| out.write_all(&bytes))?;
         }
@@ -173,50 +147,9 @@ impl Tables<'_> {
         csv.flush()
     }
 
-    fn cells(&self, run_id: &str, out: &mut dyn Write) -> io::Result<()> {
-        let mut csv = csv::Writer::from_writer(out);
-        for cell in self.saliency.layers.iter().flat_map(|layer| self.cells_of(run_id, layer)) {
-            csv.serialize(cell)?;
-        }
-        csv.flush()
-    }
-
-    /// The rows of a layer.
-    fn cells_of<'a>(&'a self, run_id: &'a str, layer: &'a LayerMaps) -> impl Iterator<Item = Cell<'a>> {
-        layer.maps.iter().flat_map(move |map| {
-            let pairs = (0..map.values.n_steps()).flat_map(|query| (0..=query).map(move |key| (query, key)));
-            pairs.map(move |(query, key)| self.cell(run_id, layer.layer, map, query, key))
-        })
-    }
-
-    fn cell<'a>(
-        &'a self,
-        run_id: &'a str,
-        layer: usize,
-        map: &MetricMap,
-        query_step: usize,
-        key_step: usize,
-    ) -> Cell<'a> {
-        let value = map.values.get(query_step, key_step);
-        let measured = !value.is_nan();
-        let estimate = map.estimates.as_ref().map(|map| map.get(query_step, key_step)).filter(|_| measured);
-        Cell {
-            run_id,
-            method: self.method.name(),
-            layer,
-            query_step,
-            key_step,
-            query_segment: self.trace.steps[query_step].segment,
-            key_segment: self.trace.steps[key_step].segment,
-            n_pairs: self.task.pool.n_pairs(query_step, key_step),
-            metric: map.metric.name(),
-            value: measured.then_some(value),
-            se: estimate.map(|estimate| estimate.se),
-            n_probes: estimate.map(|estimate| estimate.n_probes),
-            eps: estimate.map(|estimate| estimate.eps),
-            below_noise: estimate.map(|estimate| estimate.below_noise(value)),
-            curvature: estimate.map(|estimate| estimate.curvature),
-        }
+    /// What all rows of `cells.csv` share.
+    fn run_of<'a>(&'a self, id: &'a str) -> Run<'a> {
+        Run { id, method: self.method.name(), steps: &self.trace.steps, pool: &self.task.pool }
     }
 
     /// Each layer's most telling map as a matrix: a row for each query step, a column for each key step.

@@ -1,0 +1,163 @@
+//! `stepflow serve`.
+
+pub mod args;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use std::sync::Arc;
+use stepflow::engine::{EngineError, Slots, load_adapter, markers_of};
+use stepflow::llama::chat::ChatTemplates;
+use stepflow::llama::{ContextParams, Model};
+use stepflow::server::{Options, Ready, Server, Tls};
+use stepflow::stepflow::StepFlowConfig;
+
+use super::args::{ReasoningFormat, Switch};
+use super::exit::{self, Usage};
+use super::input;
+use super::setup::{self, Interrupt};
+use args::{ServeArgs, ServerArgs};
+
+/// Slots where nothing says how many.
+const SLOTS: usize = 4;
+
+/// Serves until it is told to stop.
+pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
+    let interrupt = Interrupt::install()?;
+    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let settings = setup::all_repairs(&args.stepflow)?;
+    let options = options(args)?;
+    let n_slots = options.slots;
+    let is_local = options.hosts.iter().all(|host| {
+        host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    });
+    if !is_local && options.keys.is_empty() {
+        say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
+    }
+    let server = Server::listen(options)?;
+    let urls = server.urls();
+    say!("stepflow: listening on {}, loading the model", urls.join(" "));
+    let mut model = setup::load_model(&args.model)?;
+    let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
+    let (family, _, markers) = markers_of(&model, &params);
+    let streams = args.server.parallel.is_some_and(|n| n > 0) && !args.server.kv_unified;
+    // Ctrl-C lets what is running finish, so it interrupts no decode.
+    let context = ContextParams { streams, interrupt: None, ..params.context };
+    let repairs = Some(&settings).filter(|_| may_repair(args));
+    let slots = Slots::new(model.clone(), &context, repairs, markers.clone(), n_slots, adapter.take());
+    let slots = match slots {
+        Err(EngineError::NotHookable(reason)) if !params.stepflow.is_on() => {
+            say!("stepflow: requests cannot have StepFlow here: {reason}");
+            let adapter = load_adapter(&mut model, params.lora.as_deref())?;
+            Slots::new(model.clone(), &context, None, markers.clone(), n_slots, adapter)?
+        }
+        slots => slots?,
+    };
+    let ready = Ready {
+        templates: templates(args, &model)?,
+        family,
+        markers,
+        sampling: setup::sampling_params(&args.sampling, &model)?,
+        stepflow: params.stepflow,
+        stepflow_settings: slots.has_stepflow().then_some(settings),
+        n_ctx: slots.n_ctx(),
+        slots: slots.status().into(),
+        model,
+    };
+    say_ready(&ready, n_slots, &urls);
+    interrupt.during(|| server.run(ready, slots, || interrupt.was_pressed()))?;
+    Ok(exit::OK)
+}
+
+/// Whether the flags leave repairs a place, for the requests that ask for them.
+fn may_repair(args: &ServeArgs) -> bool {
+    let asked = setup::stepflow_config(&args.stepflow).is_ok_and(|config: StepFlowConfig| config.is_on());
+    asked || (args.context.flash_attn != Switch::On && args.context.cache_type_v.is_float())
+}
+
+fn say_ready(ready: &Ready, n_slots: usize, urls: &[String]) {
+    let repairs = match (&ready.stepflow_settings, ready.stepflow.is_on()) {
+        (None, _) => "not available",
+        (Some(_), true) => "on",
+        (Some(_), false) => "off until a request asks for it",
+    };
+    let (model, n_ctx) = (ready.model.description(), ready.n_ctx);
+    say!("stepflow: {model}, {n_slots} slots of {n_ctx} tokens, StepFlow {repairs}; ready at {}", urls.join(" "));
+}
+
+fn templates(args: &ServeArgs, model: &Arc<Model>) -> anyhow::Result<ChatTemplates> {
+    let template = &args.answers.template;
+    let file = template.chat_template_file.as_deref().map(input::read_text).transpose()?;
+    Ok(ChatTemplates::open(model, template.chat_template.as_deref().or(file.as_deref()))?)
+}
+
+fn options(args: &ServeArgs) -> anyhow::Result<Options> {
+    let (server, answers) = (&args.server, &args.answers);
+    let limit = |n: i64| usize::try_from(n).ok();
+    Ok(Options {
+        hosts: server.host.iter().map(|host| host.trim().to_owned()).collect(),
+        port: server.port,
+        slots: server.parallel.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0).unwrap_or(SLOTS),
+        queue: server.queue as usize,
+        keys: keys(server)?,
+        cors_origins: server.cors_origins.clone(),
+        tls: server
+            .ssl_cert_file
+            .clone()
+            .zip(server.ssl_key_file.clone())
+            .map(|(certificates, key)| Tls { certificates, key }),
+        read_timeout: Duration::from_secs(server.timeout),
+        max_body: server.max_body,
+        max_connections: server.max_connections as usize,
+        aliases: names(&server.alias),
+        tags: names(&server.tags),
+        metrics: server.metrics,
+        slots_endpoint: !server.no_slots,
+        page: !server.no_page,
+        max_tokens: limit(answers.predict),
+        reasoning_format: match answers.reasoning_format {
+            ReasoningFormat::None => stepflow::llama::chat::ReasoningFormat::None,
+            ReasoningFormat::Auto => stepflow::llama::chat::ReasoningFormat::Auto,
+            ReasoningFormat::Deepseek => stepflow::llama::chat::ReasoningFormat::Deepseek,
+            ReasoningFormat::DeepseekLegacy => stepflow::llama::chat::ReasoningFormat::DeepseekLegacy,
+        },
+        enable_thinking: match answers.reasoning {
+            Switch::On => Some(true),
+            Switch::Off => Some(false),
+            Switch::Auto => None,
+        },
+        reasoning_budget: limit(answers.reasoning_budget),
+        template_kwargs: input::template_kwargs(answers.template.chat_template_kwargs.as_deref())?,
+        prefill_assistant: !answers.no_prefill_assistant,
+    })
+}
+
+/// Names, each once, in alphabetical order, as llama-server lists them.
+fn names(names: &[String]) -> Vec<String> {
+    let mut names: Vec<_> = names.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The keys of the flags and of the file.
+fn keys(args: &ServerArgs) -> anyhow::Result<Vec<String>> {
+    let mut keys: Vec<String> = args.api_key.iter().map(|key| key.trim().to_owned()).collect();
+    if let Some(path) = &args.api_key_file {
+        keys.extend(keys_of_file(path)?);
+    }
+    match keys.iter().find(|key| key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+        Some(_) => bail!(Usage("an API key must be visible ASCII without spaces; it travels in a header".to_owned())),
+        None => Ok(keys),
+    }
+}
+
+fn keys_of_file(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = input::read_text(path).context("--api-key-file")?;
+    let keys: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if keys.is_empty() {
+        bail!("--api-key-file {}: expected a key on each line, found none", path.display());
+    }
+    Ok(keys)
+}

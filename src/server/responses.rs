@@ -1,0 +1,400 @@
+//! `/v1/responses`, OpenAI's newer API, text alone: its requests become chats, and its answers are items.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use crate::llama::chat::{Delta, Message};
+
+use super::app::App;
+use super::chat::Conversation;
+use super::error::ApiError;
+use super::generation::{Answer, Chunk, Reply, Update, now, random_id};
+use super::guard::Body;
+use super::reading::Readers;
+use super::request::{Generate, read};
+
+/// `POST /v1/responses`.
+pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    let chat = chat_of(&body)?;
+    let generate: Generate = read(&chat)?;
+    let generation = tokio::task::block_in_place(|| {
+        let ready = app.ready()?;
+        Conversation::read(&app, ready, &chat)?.start(&app, ready, &generate, |conversation, plan| {
+            Ok(Box::new(Responses {
+                id: random_id("resp_"),
+                created: now(),
+                name: app.model_name(),
+                readers: conversation.readers(ready, plan.n_choices)?,
+                begun: false,
+                items: Vec::new(),
+                n_events: 0,
+            }))
+        })
+    })?;
+    generation.respond(generate.streams()).await
+}
+
+/// The chat that a request in this API's form asks for.
+fn chat_of(body: &Value) -> Result<Value, ApiError> {
+    if body.get("previous_response_id").is_some_and(|id| !id.is_null()) {
+        return Err(ApiError::invalid(
+            "previous_response_id: this server keeps no conversations; send the whole of it",
+        ));
+    }
+    let mut chat = body.as_object().cloned().unwrap_or_default();
+    let mut messages = Vec::new();
+    if let Some(instructions) = chat.shift_remove("instructions").and_then(|text| Some(text.as_str()?.to_owned())) {
+        messages.push(json!({ "role": "system", "content": instructions }));
+    }
+    match chat.shift_remove("input") {
+        Some(Value::String(text)) => messages.push(json!({ "role": "user", "content": text })),
+        Some(Value::Array(items)) => items.iter().try_for_each(|item| convert(item, &mut messages))?,
+        None => return Err(ApiError::invalid("'input' is required")),
+        Some(_) => return Err(ApiError::invalid("'input' must be a string or array of objects")),
+    }
+    chat.insert("messages".into(), messages.into());
+    if let Some(tools) = body.get("tools").and_then(Value::as_array) {
+        let functions = tools.iter().filter(|tool| tool.get("type").and_then(Value::as_str) == Some("function"));
+        let tools: Vec<_> =
+            functions.map(|tool| json!({ "type": "function", "function": function_of(tool) })).collect();
+        chat.insert("tools".into(), tools.into());
+    }
+    if let Some(n) = chat.shift_remove("max_output_tokens") {
+        chat.insert("max_tokens".into(), n);
+    }
+    if let Some(effort) = body.pointer("/reasoning/effort") {
+        chat.insert("reasoning_effort".into(), effort.clone());
+    }
+    if let Some(format) = body.pointer("/text/format") {
+        let schema = format.get("schema").cloned();
+        chat.insert(
+            "response_format".into(),
+            json!({ "type": format.get("type"), "json_schema": { "schema": schema } }),
+        );
+    }
+    Ok(chat.into())
+}
+
+fn function_of(tool: &Value) -> Value {
+    let mut function = tool.as_object().cloned().unwrap_or_default();
+    function.shift_remove("type");
+    function.into()
+}
+
+/// One item of the input.
+fn convert(item: &Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+    let of = |field: &str| item.get(field).and_then(Value::as_str);
+    match (of("type"), of("role")) {
+        (None | Some("message"), Some(role)) => {
+            let content = text_of(item.get("content").unwrap_or(&Value::Null))?;
+            merge(messages, role, Map::from_iter([("content".to_owned(), content.into())]));
+        }
+        (Some("function_call"), _) => {
+            let function = json!({ "name": of("name"), "arguments": of("arguments") });
+            let call = json!({ "id": of("call_id"), "type": "function", "function": function });
+            merge(messages, "assistant", Map::from_iter([("tool_calls".to_owned(), json!([call]))]));
+        }
+        (Some("function_call_output"), _) => {
+            let content = text_of(item.get("output").unwrap_or(&Value::Null))?;
+            messages.push(json!({ "role": "tool", "tool_call_id": of("call_id"), "content": content }));
+        }
+        (Some("reasoning"), _) => {
+            let text = text_of(item.get("content").unwrap_or(&Value::Null))?;
+            merge(messages, "assistant", Map::from_iter([("reasoning_content".to_owned(), text.into())]));
+        }
+        _ => return Err(ApiError::invalid("Cannot determine type of 'item'")),
+    }
+    Ok(())
+}
+
+/// Adds to the last message what belongs to the same turn of the assistant's, or begins a message.
+fn merge(messages: &mut Vec<Value>, role: &str, fields: Map<String, Value>) {
+    if role == "assistant"
+        && let Some(last) = messages.last_mut().and_then(Value::as_object_mut)
+        && last.get("role").and_then(Value::as_str) == Some(role)
+        && (fields.contains_key("tool_calls") || !fields.keys().any(|key| last.contains_key(key)))
+    {
+        for (key, value) in fields {
+            match (last.get_mut(&key).and_then(Value::as_array_mut), value) {
+                (Some(calls), Value::Array(more)) => calls.extend(more),
+                (_, value) => _ = last.insert(key, value),
+            }
+        }
+        return;
+    }
+    let mut message = Map::from_iter([("role".to_owned(), role.into())]);
+    message.extend(fields);
+    message.entry("content").or_insert(Value::Null);
+    messages.push(message.into());
+}
+
+/// The text of a string or of parts of content.
+fn text_of(content: &Value) -> Result<String, ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Null => return Ok(String::new()),
+        Value::Array(parts) => parts,
+        _ => return Err(ApiError::invalid("expected 'content' to be a string or an array")),
+    };
+    let mut text = String::new();
+    for part in parts {
+        let of = |field: &str| part.get(field).and_then(Value::as_str);
+        match of("type") {
+            Some("input_text" | "output_text" | "text" | "reasoning_text" | "summary_text") => {
+                text.push_str(of("text").unwrap_or_default());
+            }
+            Some("refusal") => text.push_str(of("refusal").unwrap_or_default()),
+            kind => {
+                let kind = kind.unwrap_or("nothing");
+                return Err(ApiError::invalid(format!(
+                    "expected content of type input_text or output_text, found {kind}"
+                )));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// An item of the output.
+struct Item {
+    id: String,
+    kind: Kind,
+    text: String,
+    call_id: String,
+    name: String,
+    done: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Reasoning,
+    Message,
+    Call(usize),
+}
+
+impl Item {
+    fn new(kind: Kind, call_id: &str, name: &str) -> Self {
+        let prefix = match kind {
+            Kind::Reasoning => "rs_",
+            Kind::Message => "msg_",
+            Kind::Call(_) => "fc_",
+        };
+        let (call_id, name) = (call_id.to_owned(), name.to_owned());
+        Self { id: random_id(prefix), kind, text: String::new(), call_id, name, done: false }
+    }
+
+    fn part(&self) -> Value {
+        json!({ "type": "output_text", "annotations": [], "logprobs": [], "text": self.text })
+    }
+
+    fn to_json(&self) -> Value {
+        let status = if self.done { "completed" } else { "in_progress" };
+        match self.kind {
+            Kind::Reasoning => {
+                let content = json!([{ "type": "reasoning_text", "text": self.text }]);
+                let content = if self.done { content } else { json!([]) };
+                json!({ "id": self.id, "type": "reasoning", "summary": [], "content": content, "status": status })
+            }
+            Kind::Message => {
+                let content = if self.done { json!([self.part()]) } else { json!([]) };
+                json!({ "id": self.id, "type": "message", "role": "assistant", "content": content, "status": status })
+            }
+            Kind::Call(_) => json!({
+                "id": self.id, "type": "function_call", "status": status,
+                "call_id": self.call_id, "name": self.name, "arguments": self.text,
+            }),
+        }
+    }
+}
+
+/// This API's format.
+struct Responses {
+    id: String,
+    created: u64,
+    name: String,
+    readers: Readers,
+    begun: bool,
+    items: Vec<Item>,
+    n_events: u64,
+}
+
+impl Responses {
+    fn response(&self, status: &str, answer: Option<&Answer>) -> Value {
+        let n_cached = answer.map_or(0, |answer| answer.n_cached);
+        let usage = answer.map(|answer| {
+            json!({
+                "input_tokens": answer.n_prompt,
+                "output_tokens": answer.n_generated(),
+                "total_tokens": answer.n_prompt + answer.n_generated(),
+                "input_tokens_details": { "cached_tokens": n_cached },
+                "output_tokens_details": { "reasoning_tokens": 0 },
+            })
+        });
+        let reason = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));
+        json!({
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "model": self.name,
+            "output": self.items.iter().map(Item::to_json).collect::<Vec<_>>(),
+            "usage": usage,
+            "error": null,
+            "incomplete_details": reason,
+            "instructions": null,
+            "metadata": {},
+            "parallel_tool_calls": false,
+            "tool_choice": "auto",
+            "tools": [],
+        })
+    }
+
+    fn event(&mut self, name: &'static str, mut data: Value) -> Chunk {
+        data["sequence_number"] = self.n_events.into();
+        self.n_events += 1;
+        Chunk::named(name, data)
+    }
+
+    fn push(&mut self, delta: &Delta, chunks: &mut Vec<Chunk>) {
+        if !delta.reasoning_content.is_empty() {
+            self.add(Kind::Reasoning, ("", ""), &delta.reasoning_content, chunks);
+        }
+        if !delta.content.is_empty() {
+            self.add(Kind::Message, ("", ""), &delta.content, chunks);
+        }
+        if let Some(call) = &delta.tool_call {
+            self.add(Kind::Call(call.index), (&call.id, &call.name), &call.arguments, chunks);
+        }
+    }
+
+    /// Adds text to the open item of this kind; another that is open is done.
+    fn add(&mut self, kind: Kind, (call_id, name): (&str, &str), text: &str, chunks: &mut Vec<Chunk>) {
+        if self.items.last().is_none_or(|item| item.kind != kind || item.done) {
+            self.finish(chunks);
+            self.items.push(Item::new(kind, call_id, name));
+            let at = self.items.len() - 1;
+            let (item, id) = (self.items[at].to_json(), self.items[at].id.clone());
+            chunks.push(self.event("response.output_item.added", json!({ "output_index": at, "item": item })));
+            if kind == Kind::Message {
+                let part = self.items[at].part();
+                let place = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": part });
+                chunks.push(self.event("response.content_part.added", place));
+            }
+        }
+        let at = self.items.len() - 1;
+        self.items[at].text.push_str(text);
+        let name = match kind {
+            Kind::Reasoning => "response.reasoning_text.delta",
+            Kind::Message => "response.output_text.delta",
+            Kind::Call(_) => "response.function_call_arguments.delta",
+        };
+        let mut data = json!({ "item_id": self.items[at].id, "output_index": at, "content_index": 0, "delta": text });
+        if kind == Kind::Message {
+            data["logprobs"] = json!([]);
+        }
+        if !text.is_empty() {
+            chunks.push(self.event(name, data));
+        }
+    }
+
+    /// Closes the open item.
+    fn finish(&mut self, chunks: &mut Vec<Chunk>) {
+        let Some(at) = self.items.len().checked_sub(1).filter(|&at| !self.items[at].done) else { return };
+        self.items[at].done = true;
+        let (id, text, kind) = (self.items[at].id.clone(), self.items[at].text.clone(), self.items[at].kind);
+        let place = json!({ "item_id": id, "output_index": at, "content_index": 0 });
+        let with = |key: &str, value: Value| {
+            let mut data = place.clone();
+            data[key] = value;
+            data
+        };
+        match kind {
+            Kind::Reasoning => chunks.push(self.event("response.reasoning_text.done", with("text", text.into()))),
+            Kind::Message => {
+                let mut data = with("text", text.into());
+                data["logprobs"] = json!([]);
+                chunks.push(self.event("response.output_text.done", data));
+                let part = self.items[at].part();
+                chunks.push(self.event("response.content_part.done", with("part", part)));
+            }
+            Kind::Call(_) => {
+                let mut data = with("arguments", text.into());
+                data["name"] = self.items[at].name.as_str().into();
+                chunks.push(self.event("response.function_call_arguments.done", data));
+            }
+        }
+        let item = self.items[at].to_json();
+        chunks.push(self.event("response.output_item.done", json!({ "output_index": at, "item": item })));
+    }
+}
+
+fn status(answer: &Answer) -> &'static str {
+    if answer.is_complete() { "completed" } else { "incomplete" }
+}
+
+impl Reply for Responses {
+    fn stream(&mut self, index: usize, answer: &Answer, update: &Update) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        if !self.begun {
+            self.begun = true;
+            for name in ["response.created", "response.in_progress"] {
+                let response = self.response("in_progress", None);
+                chunks.push(self.event(name, json!({ "response": response })));
+            }
+        }
+        for delta in self.readers.deltas(index, update) {
+            self.push(&delta, &mut chunks);
+        }
+        if update.ended {
+            self.finish(&mut chunks);
+            let status = status(answer);
+            let name = if status == "completed" { "response.completed" } else { "response.incomplete" };
+            let response = self.response(status, Some(answer));
+            let mut last = self.event(name, json!({ "response": response }));
+            last.data["timings"] = answer.timings();
+            chunks.push(last);
+        }
+        chunks
+    }
+
+    fn failure(&self, error: &ApiError) -> Chunk {
+        Chunk::named("error", error.to_json())
+    }
+
+    fn mark(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn whole(&mut self, answers: &[Answer]) -> Value {
+        let Some(answer) = answers.first() else { return Value::Null };
+        let message = self.readers.message(0, answer);
+        self.items = items_of(&message);
+        let mut response = self.response(status(answer), Some(answer));
+        response["timings"] = answer.timings();
+        response
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+fn items_of(message: &Message) -> Vec<Item> {
+    let mut items = Vec::new();
+    let mut push = |kind, call_id: &str, name: &str, text: &str| {
+        items.push(Item { text: text.to_owned(), done: true, ..Item::new(kind, call_id, name) });
+    };
+    if !message.reasoning_content.is_empty() {
+        push(Kind::Reasoning, "", "", &message.reasoning_content);
+    }
+    if !message.content.is_empty() {
+        push(Kind::Message, "", "", &message.content);
+    }
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        push(Kind::Call(index), &call.id, &call.name, &call.arguments);
+    }
+    items
+}
