@@ -28,7 +28,7 @@ fn read_back_gives_what_the_host_gives() {
     }
     for arch in [tiny::Arch::Qwen3, tiny::Arch::GptOss] {
         let path = offload::model(arch);
-        for case @ (_, streams) in offload::CASES {
+        for case @ (_, streams) in [(8, false), (99, true)] {
             let [host, there] = [(0, streams), case].map(|case| mixed::mixed(&path, case));
             assert_eq!(mixed::difference(&host, &there), 0.0, "{arch:?}, {case:?}, mixed settings");
             assert_eq!(mixed::counts(&host), mixed::counts(&there), "{arch:?}, {case:?}");

@@ -1,0 +1,285 @@
+//! `stepflow serve` as its clients see it.
+
+mod program;
+mod serving;
+mod templates;
+
+use serde_json::{Value, json};
+use serving::Server;
+
+const QUESTION: &str = "Tom has 3 apples. Ann has 2 more apples than Tom. How many apples does Ann have?";
+
+fn chat(more: Value) -> Value {
+    let mut body =
+        json!({ "messages": [{ "role": "user", "content": QUESTION }], "temperature": 0, "max_tokens": 100 });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[test]
+fn a_chat_streamed_is_the_same_as_a_whole_one_and_thinking_is_apart() {
+    let server = Server::start(&[]);
+    let whole = server.ask("/v1/chat/completions", chat(json!({})));
+    let message = &whole["choices"][0]["message"];
+    let (thinking, content) = (text(message, "/reasoning_content"), text(message, "/content"));
+    assert!(!thinking.is_empty() && content.contains("\\boxed"), "{whole}");
+    assert!(!thinking.contains("think>") && !content.contains("think>"), "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let usage = &whole["usage"];
+    let sum = usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    assert_eq!(usage["total_tokens"], sum);
+
+    let options = json!({ "stream": true, "stream_options": { "include_usage": true } });
+    let (chunks, done) = server.stream("/v1/chat/completions", chat(options));
+    assert!(done);
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({ "role": "assistant", "content": null }));
+    let joined = |field: &str| -> String {
+        chunks.iter().map(|chunk| text(chunk, &format!("/choices/0/delta/{field}"))).collect()
+    };
+    assert_eq!((joined("reasoning_content").as_str(), joined("content").as_str()), (thinking, content));
+    let last = chunks.last().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &usage["total_tokens"]));
+    assert!(last["timings"]["predicted_n"].as_u64() > Some(10), "{last}");
+}
+
+#[test]
+fn several_answers_probabilities_and_stop_texts() {
+    let server = Server::start(&["-np", "2"]);
+    let two = server.ask("/v1/chat/completions", chat(json!({ "n": 2, "temperature": 1.5, "seed": 7 })));
+    let content = |i: usize| text(&two, &format!("/choices/{i}/message/reasoning_content"));
+    assert!(content(0) != content(1) && !content(1).is_empty(), "{two}");
+    let again = server.ask("/v1/chat/completions", chat(json!({ "temperature": 1.5, "seed": 7 })));
+    assert_eq!(text(&again, "/choices/0/message/reasoning_content"), content(0), "a seed gives an answer again");
+
+    let likely =
+        server.ask("/v1/chat/completions", chat(json!({ "logprobs": true, "top_logprobs": 3, "max_tokens": 4 })));
+    let tokens = likely["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 4, "{likely}");
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["id"]), (3, &token["id"]), "greedy takes the likeliest: {token}");
+        let sum: f64 = top.iter().map(|entry| entry["logprob"].as_f64().unwrap().exp()).sum();
+        assert!(sum > 0.0 && sum < 1.0 + 1e-6, "{token}");
+    }
+
+    let stopped = server.ask("/completion", json!({ "prompt": "<think>\nTom has 3", "temperature": 0, "stop": ["."] }));
+    assert!(!text(&stopped, "/content").contains('.'), "{stopped}");
+    assert_eq!((text(&stopped, "/stop_type"), text(&stopped, "/stopping_word")), ("word", "."));
+}
+
+#[test]
+fn answers_keep_to_schemas_grammars_and_tools() {
+    let server = Server::start(&[]);
+    let schema = json!({
+        "type": "object", "required": ["n", "ok"], "additionalProperties": false,
+        "properties": { "n": { "type": "integer", "minimum": 0, "maximum": 99 }, "ok": { "type": "boolean" } },
+    });
+    let format = json!({ "type": "json_schema", "json_schema": { "schema": schema } });
+    let answer = server.ask("/v1/chat/completions", chat(json!({ "response_format": format })));
+    let object: Value = serde_json::from_str(text(&answer, "/choices/0/message/content")).expect("the schema's JSON");
+    assert!(object["n"].is_u64() && object["ok"].is_boolean(), "{answer}");
+
+    let gbnf = json!({ "prompt": "x", "grammar": "root ::= \"yes\" | \"no\"", "n_predict": 20 });
+    assert!(["yes", "no"].contains(&text(&server.ask("/completion", gbnf), "/content")));
+
+    // The embedded model's own template has no tools.
+    let server = Server::start(&["--chat-template", templates::BARE]);
+    let tool = json!({ "type": "function", "function": {
+        "name": "add", "parameters": { "type": "object", "properties": { "a": { "type": "integer" } }, "required": ["a"] },
+    } });
+    let asked = json!({ "tools": [tool], "tool_choice": "required", "max_tokens": 300 });
+    let whole = server.ask("/v1/chat/completions", chat(asked.clone()));
+    let call = &whole["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["name"], "add", "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "tool_calls");
+    let arguments: Value = serde_json::from_str(text(call, "/function/arguments")).unwrap();
+    assert!(arguments["a"].is_i64(), "{whole}");
+    let mut streamed = chat(asked);
+    streamed["stream"] = true.into();
+    let (chunks, _) = server.stream("/v1/chat/completions", streamed);
+    let calls = chunks.iter().flat_map(|chunk| chunk.pointer("/choices/0/delta/tool_calls/0"));
+    let parts: String = calls.map(|call| text(call, "/function/arguments")).collect();
+    assert_eq!(parts, text(call, "/function/arguments"));
+}
+
+#[test]
+fn stepflow_is_switched_by_the_request_and_says_what_it_did() {
+    let server = Server::start(&["-np", "2"]);
+    let ask = |stepflow: Value| server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));
+    assert!(ask(json!(false))["timings"]["stepflow"].is_null());
+    let paper = ask(json!(true));
+    assert!(paper["timings"]["stepflow"]["total"]["rows_bridged"].as_u64() > Some(0), "{paper}");
+    assert!(paper["timings"]["stepflow"]["total"]["injections"].as_u64() > Some(0), "{paper}");
+    let narrow = ask(json!({ "oeb": true, "oeb_layers": "1", "tau_max": 0.3 }));
+    let layers = narrow["timings"]["stepflow"]["layers"].as_array().unwrap();
+    assert_eq!(layers.iter().map(|layer| &layer["layer"]).collect::<Vec<_>>(), [&json!(1)], "{narrow}");
+    for wrong in [json!({ "tau_max": 2 }), json!({ "oeb_layers": "0-99" }), json!({ "taumax": 0.1 }), json!("yes")] {
+        server
+            .post("/v1/chat/completions", &chat(json!({ "stepflow": wrong })))
+            .assert_error(400, "invalid_request_error");
+    }
+    let plain = Server::start(&["-fa", "on"]);
+    plain.post("/v1/chat/completions", &chat(json!({ "stepflow": true }))).assert_error(501, "not_supported_error");
+}
+
+/// Greedy answers: what runs beside a request, with other settings, changes nothing of it but where two tokens are as
+/// likely as each other up to the noise of batching, which this prompt and model do not come to.
+#[test]
+fn requests_of_different_settings_run_side_by_side_as_each_alone() {
+    let server = Server::start(&["-np", "8", "-c", "8192"]);
+    let settings = [
+        json!(false),
+        json!(true),
+        json!({ "tau_max": 0.5 }),
+        json!({ "smi": true, "alpha": 0.5 }),
+        json!({ "oeb": true, "oeb_layers": "0-1", "tau_max": 0.3 }),
+        json!({ "oeb_layers": "0-5", "smi_layers": "3-11", "alpha": 0.3, "smi_window": "step" }),
+        json!({ "tau_max": 1.0, "alpha": 1.0 }),
+        json!({ "oeb": true, "tau_max": 0.05 }),
+    ];
+    let ask = |i: usize| {
+        let prompt = format!("<|im_start|>user\nTom has {} apples.<|im_end|>\n<|im_start|>assistant\n<think>\n", i + 2);
+        let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 60, "stepflow": settings[i] });
+        text(&server.ask("/v1/completions", body), "/choices/0/text").to_owned()
+    };
+    let alone: Vec<_> = (0..settings.len()).map(ask).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..settings.len()).map(|i| scope.spawn(move || ask(i))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(together, alone);
+    assert!(
+        alone.iter().collect::<std::collections::BTreeSet<_>>().len() > 4,
+        "the settings make a difference: {alone:?}"
+    );
+}
+
+#[test]
+fn a_prompt_that_begins_the_same_is_not_decoded_again() {
+    let server = Server::start(&["-np", "1"]);
+    for stepflow in [false, true] {
+        let first = server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));
+        let second = server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));
+        let timings = &second["timings"];
+        assert!(timings["cache_n"].as_u64() > timings["prompt_n"].as_u64(), "{second}");
+        assert_eq!(first["choices"][0]["message"], second["choices"][0]["message"]);
+    }
+    let fresh = server.ask("/v1/chat/completions", chat(json!({ "cache_prompt": false })));
+    assert_eq!(fresh["timings"]["cache_n"], 0);
+}
+
+#[test]
+fn anthropic_and_responses_clients_get_their_own_forms() {
+    let server = Server::start(&[]);
+    let ask = json!({ "model": "m", "max_tokens": 100, "temperature": 0, "messages": [{ "role": "user", "content": QUESTION }] });
+    let message = server.ask("/v1/messages", ask.clone());
+    let kinds: Vec<_> = message["content"].as_array().unwrap().iter().map(|block| text(block, "/type")).collect();
+    assert_eq!((kinds, text(&message, "/stop_reason")), (vec!["thinking", "text"], "end_turn"), "{message}");
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    let (events, _) = server.stream("/v1/messages", streamed);
+    let kinds: Vec<_> = events.iter().map(|event| text(event, "/type")).collect();
+    assert_eq!((kinds[0], kinds[1], *kinds.last().unwrap()), ("message_start", "content_block_start", "message_stop"));
+    let said: String = events.iter().map(|event| text(event, "/delta/text")).collect();
+    assert_eq!(said, text(&message, "/content/1/text"));
+    server.post("/v1/messages", &json!({ "max_tokens": 1 })).assert_error(400, "invalid_request_error");
+
+    let ask = json!({ "input": QUESTION, "temperature": 0, "max_output_tokens": 100 });
+    let response = server.ask("/v1/responses", ask.clone());
+    assert_eq!(text(&response, "/output/1/content/0/text"), said, "{response}");
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    let (events, _) = server.stream("/v1/responses", streamed);
+    let last = events.last().unwrap();
+    assert_eq!(text(last, "/type"), "response.completed");
+    assert_eq!(text(last, "/response/output/1/content/0/text"), said);
+}
+
+#[test]
+fn tokens_templates_and_the_servers_own_affairs() {
+    let server = Server::start(&["--metrics", "-np", "2", "--alias", "b,a", "-c", "2048"]);
+    let tokens = server.ask("/tokenize", json!({ "content": "Tom has 3" }))["tokens"].clone();
+    assert_eq!(server.ask("/detokenize", json!({ "tokens": tokens }))["content"], "Tom has 3");
+    let prompt = server.ask("/apply-template", chat(json!({})));
+    assert!(text(&prompt, "/prompt").ends_with("<|im_start|>assistant\n<think>\n"), "{prompt}");
+    assert_eq!(server.get("/health").json(), json!({ "status": "ok" }));
+    let props = server.get("/props").json();
+    assert_eq!((&props["total_slots"], &props["default_generation_settings"]["n_ctx"]), (&json!(2), &json!(1024)));
+    let models = server.get("/v1/models").json();
+    assert_eq!((text(&models, "/data/0/id"), &models["data"][0]["aliases"]), ("a", &json!(["a", "b"])));
+    assert_eq!(server.get("/slots").json().as_array().unwrap().len(), 2);
+    server.ask("/completion", json!({ "prompt": "x", "n_predict": 5 }));
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("\nllamacpp:tokens_predicted_total 5\n"), "{metrics}");
+    assert!(server.get("/").body.starts_with("<!doctype html>"));
+    server.get("/nowhere").assert_error(404, "not_found_error");
+    server.get("/completion").assert_error(405, "invalid_request_error");
+    server.post("/v1/embeddings", &json!({})).assert_error(501, "not_supported_error");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_its_place() {
+    let server = Server::start(&["-np", "1"]);
+    for (path, body, says) in [
+        ("/v1/chat/completions", json!({}), "'messages' is required"),
+        ("/v1/chat/completions", json!({ "messages": "hi" }), "messages: "),
+        ("/v1/chat/completions", chat(json!({ "temperature": "hot" })), "temperature: "),
+        ("/v1/chat/completions", chat(json!({ "response_format": { "type": "xml" } })), "response_format"),
+        ("/v1/chat/completions", chat(json!({ "n": 0 })), "n: "),
+        ("/completion", json!({ "prompt": 5 }), "prompt"),
+        ("/completion", json!({ "prompt": [999_999_999] }), "expected a token"),
+        ("/completion", json!({ "prompt": "x", "grammar": "root ::= (" }), "grammar"),
+        ("/completion", json!({ "prompt": "x", "repeat_penalty": 0 }), "repeat_penalty"),
+        ("/completion", json!({ "prompt": "x", "json_schema": { "type": "nonsense" } }), ""),
+        ("/completion", json!({ "prompt": "" }), "empty"),
+    ] {
+        let response = server.post(path, &body);
+        response.assert_error(400, "invalid_request_error");
+        assert!(text(&response.json(), "/error/message").contains(says), "{body}: {response:?}");
+    }
+    let long = "apple ".repeat(5000);
+    let response = server.post("/completion", &json!({ "prompt": long }));
+    response.assert_error(400, "exceed_context_size_error");
+    let error = &response.json()["error"];
+    assert!(error["n_prompt_tokens"].as_u64() > error["n_ctx"].as_u64() && error["n_ctx"].is_u64(), "{error}");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn step_maps_of_answers_at_once_and_as_jobs() {
+    let server = Server::start(&[]);
+    let answer = server.ask("/v1/chat/completions", chat(json!({})));
+    let id = text(&answer, "/id");
+    let maps = server.ask("/v1/saliency", json!({ "id": id }));
+    let n = maps["steps"].as_array().unwrap().len();
+    let rows = maps["layers"][0]["maps"][0]["values"].as_array().unwrap();
+    assert!(n > 2 && rows.len() == n && rows[n - 1].as_array().unwrap().len() == n, "{maps}");
+    let csv = server.post("/v1/saliency", &json!({ "id": id, "format": "csv", "layers": [0] })).body;
+    assert!(csv.starts_with("run_id,method,layer,query_step,key_step,"), "{csv}");
+    assert_eq!(csv.lines().count(), 1 + n * (n + 1) / 2);
+
+    let response = server.post("/v1/saliency", &json!({ "id": id, "method": "gradient", "layers": [0] }));
+    assert_eq!(response.status, 202, "{response:?}");
+    let job = text(&response.json(), "/id").to_owned();
+    let found = loop {
+        let found = server.get(&format!("/v1/saliency/{job}")).json();
+        match text(&found, "/status") {
+            "waiting" | "running" => std::thread::sleep(std::time::Duration::from_millis(20)),
+            _ => break found,
+        }
+    };
+    assert_eq!(text(&found, "/layers/0/maps/0/metric"), "saliency", "{found}");
+
+    let probe = server.ask_accepted("/v1/saliency", json!({ "id": id, "method": "probe" }));
+    let path = format!("/v1/saliency/{}", text(&probe, "/id"));
+    assert_eq!(server.request("DELETE", &path, &[], "").json()["status"], "cancelled");
+    server.get(&path).assert_error(404, "not_found_error");
+    server.post("/v1/saliency", &json!({ "id": "nobody's" })).assert_error(404, "not_found_error");
+    server
+        .post("/v1/saliency", &json!({ "trace": { "stepflow_trace": 1 } }))
+        .assert_error(400, "invalid_request_error");
+}
