@@ -15,6 +15,7 @@ use crate::llama::chat::{
 use crate::llama::{Model, Token};
 
 use super::app::{App, Ready};
+use super::completion::Native;
 use super::error::ApiError;
 use super::generation::{Answer, Chunk, Generation, Reply, Update, now, probabilities, random_id, usage_of_all};
 use super::guard::Body;
@@ -78,12 +79,13 @@ pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Resul
         if generate.streams() && conversation.has_tools() && conversation.fields.logprobs == Some(true) {
             return Err(ApiError::invalid("logprobs is not supported with tools + stream"));
         }
-        conversation.start(&app, ready, &generate, |conversation, plan| {
+        conversation.start(&app, ready, &generate, |conversation, plan, prompts| {
             Ok(Box::new(Chat {
                 id: random_id("chatcmpl-"),
                 created: now(),
                 name: app.model_name(),
                 model: ready.model.clone(),
+                verbose: generate.is_verbose().then(|| Native::new(app.as_ref(), ready, plan, &generate, prompts)),
                 generate: generate.clone(),
                 after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
                 readers: conversation.readers(ready, plan.n_choices)?,
@@ -144,7 +146,7 @@ impl Conversation {
         app: &Arc<App>,
         ready: &Ready,
         generate: &Generate,
-        reply: impl FnOnce(&Self, &Plan) -> Result<Box<dyn Reply>, ApiError>,
+        reply: impl FnOnce(&Self, &Plan, &[Prompt]) -> Result<Box<dyn Reply>, ApiError>,
     ) -> Result<Generation, ApiError> {
         let fields = &self.fields;
         let n_probs = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
@@ -157,19 +159,21 @@ impl Conversation {
         plan.preserved = self.applied.preserved_tokens.iter().filter_map(|text| ready.model.token_of(text)).collect();
         plan.grammar = self.grammar(&ready.model);
         plan.budget = self.budget(app);
-        let prompt = self.prompt(&ready.model);
-        let reply = reply(&self, &plan)?;
-        plan.start(app, ready, &[prompt], reply)
+        let prompts = [self.prompt(&ready.model)];
+        let reply = reply(&self, &plan, &prompts)?;
+        plan.start(app, ready, &prompts, reply)
     }
 
     fn grammar(&self, model: &Model) -> Option<GrammarPlan> {
-        let applied = &self.applied;
+        let (applied, own) = (&self.applied, self.fields.grammar.as_ref().filter(|grammar| !grammar.is_empty()));
+        if let Some(gbnf) = own {
+            return Some(GrammarPlan { gbnf: gbnf.clone(), ..GrammarPlan::default() });
+        }
         if applied.grammar.is_empty() {
             return None;
         }
-        let own = self.fields.grammar.as_deref().is_some_and(|grammar| !grammar.is_empty());
-        // What the template opens the answer with is part of the grammars that llama.cpp makes, not of a user's.
-        let opening = match applied.grammar_lazy || own {
+        // What the template opens the answer with is part of the grammars that llama.cpp makes.
+        let opening = match applied.grammar_lazy {
             true => Vec::new(),
             false => model.tokenize(&applied.generation_prompt, false, true),
         };
@@ -284,6 +288,9 @@ fn json_schema(fields: &Fields) -> Result<Option<Value>, ApiError> {
             return Err(ApiError::invalid(format!("{message}: {other}")));
         }
     };
+    if let Some(other) = schema.as_ref().filter(|schema| !schema.is_object() && !schema.is_boolean()) {
+        return Err(ApiError::invalid(format!("response_format: expected the schema to be an object, found {other}")));
+    }
     // An empty schema means any object.
     Ok(schema.map(|schema| if schema.as_object().is_some_and(Map::is_empty) { any() } else { schema }))
 }
@@ -364,6 +371,8 @@ struct Chat {
     generate: Generate,
     after_sampling: bool,
     readers: Readers,
+    /// What llama-server's own API would say, for who asks for `verbose`.
+    verbose: Option<Native>,
 }
 
 impl Chat {
@@ -416,6 +425,9 @@ impl Reply for Chat {
             let mut last = self.chunk(vec![json!({ "index": index, "delta": {}, "finish_reason": reason })]);
             last["timings"] = answer.timings();
             chunks.push(last);
+            if let Some(native) = &self.verbose {
+                chunks[0]["__verbose"] = native.last(index, answer, &answer.text);
+            }
         }
         chunks.into_iter().map(Chunk::new).collect()
     }
@@ -444,6 +456,9 @@ impl Reply for Chat {
         let mut object = self.object("chat.completion", choices);
         object["usage"] = usage_of_all(answers);
         object["timings"] = answers.first().map(Answer::timings).into();
+        if let (Some(native), Some(answer)) = (&self.verbose, answers.first()) {
+            object["__verbose"] = native.last(0, answer, &answer.text);
+        }
         object
     }
 

@@ -32,16 +32,7 @@ struct Fields {
 /// `POST /completion`.
 pub async fn native(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
     respond(&app, &body, |plan, generate, ready, prompts| {
-        Box::new(Native {
-            id: random_id("cmpl-"),
-            model: ready.model.clone(),
-            name: app.model_name(),
-            settings: plan.settings(),
-            prompts: prompts.iter().map(|prompt| text_of(prompt, &ready.model)).collect(),
-            per_prompt: plan.n_choices,
-            generate: generate.clone(),
-            after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
-        })
+        Box::new(Native::new(app.as_ref(), ready, plan, generate, prompts))
     })
     .await
 }
@@ -100,7 +91,7 @@ fn text_of(prompt: &Prompt, model: &Model) -> String {
 }
 
 /// llama-server's own format.
-struct Native {
+pub struct Native {
     id: String,
     model: Arc<Model>,
     name: String,
@@ -112,7 +103,22 @@ struct Native {
 }
 
 impl Native {
-    fn last(&self, index: usize, answer: &Answer, content: &str) -> Value {
+    /// For the answers to `prompts`.
+    pub fn new(app: &App, ready: &Ready, plan: &Plan, generate: &Generate, prompts: &[Prompt]) -> Self {
+        Self {
+            id: random_id("cmpl-"),
+            model: ready.model.clone(),
+            name: app.model_name(),
+            settings: plan.settings(),
+            prompts: prompts.iter().map(|prompt| text_of(prompt, &ready.model)).collect(),
+            per_prompt: plan.n_choices,
+            generate: generate.clone(),
+            after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
+        }
+    }
+
+    /// The object of an answer that is over.
+    pub fn last(&self, index: usize, answer: &Answer, content: &str) -> Value {
         let stop = answer.ended.as_ref().map(|ended| &ended.stop);
         let stop_type = match stop {
             Some(Stop::End) => "eos",

@@ -24,6 +24,11 @@ impl FromRequest<Arc<App>> for Body {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let limit = app.options.max_body;
+        let announced =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length: u64| length > limit as u64) {
+            return Err(ApiError::too_large(limit));
+        }
         let reading = axum::body::to_bytes(request.into_body(), limit);
         let bytes = match tokio::time::timeout(app.options.read_timeout, reading).await {
             Err(_) => return Err(ApiError::too_slow()),

@@ -43,7 +43,7 @@ async fn respond(app: &Arc<App>, body: &Value) -> Result<Response, ApiError> {
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
         let ready = app.ready()?;
-        Conversation::read(app, ready, &chat)?.start(app, ready, &generate, |conversation, plan| {
+        Conversation::read(app, ready, &chat)?.start(app, ready, &generate, |conversation, plan, _| {
             Ok(Box::new(Anthropic {
                 id: random_id("msg_"),
                 name: body.get("model").and_then(Value::as_str).map_or_else(|| app.model_name(), str::to_owned),

@@ -22,7 +22,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
         let ready = app.ready()?;
-        Conversation::read(&app, ready, &chat)?.start(&app, ready, &generate, |conversation, plan| {
+        Conversation::read(&app, ready, &chat)?.start(&app, ready, &generate, |conversation, plan, _| {
             Ok(Box::new(Responses {
                 id: random_id("resp_"),
                 created: now(),

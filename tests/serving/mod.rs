@@ -38,9 +38,8 @@ impl Server {
         Self { running, address }
     }
 
-    /// Ctrl-C, and the end.
-    pub fn stop(self) -> Outcome {
-        self.running.interrupt();
+    /// The end of a server that was told to end.
+    pub fn finish(self) -> Outcome {
         self.running.finish()
     }
 

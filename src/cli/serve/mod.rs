@@ -2,11 +2,12 @@
 
 pub mod args;
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use std::sync::Arc;
 use stepflow::engine::{EngineError, Slots, load_adapter, markers_of};
 use stepflow::llama::chat::ChatTemplates;
 use stepflow::llama::{ContextParams, Model};
@@ -29,14 +30,12 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let settings = setup::all_repairs(&args.stepflow)?;
     let options = options(args)?;
     let n_slots = options.slots;
-    let is_local = options.hosts.iter().all(|host| {
-        host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-    });
-    if !is_local && options.keys.is_empty() {
-        say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
-    }
+    let is_open = options.keys.is_empty() && !options.hosts.iter().all(|host| is_loopback(host));
     let server = Server::listen(options)?;
     let urls = server.urls();
+    if is_open {
+        say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
+    }
     say!("stepflow: listening on {}, loading the model", urls.join(" "));
     let mut model = setup::load_model(&args.model)?;
     let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
@@ -68,6 +67,11 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     say_ready(&ready, n_slots, &urls);
     interrupt.during(|| server.run(ready, slots, || interrupt.was_pressed()))?;
     Ok(exit::OK)
+}
+
+/// Whether only this machine reaches an address.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Whether the flags leave repairs a place, for the requests that ask for them.

@@ -1,0 +1,287 @@
+//! Who and what `stepflow serve` refuses, and that it lives on.
+
+mod program;
+mod serving;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use serving::{Response, Server};
+
+const KEY: &str = "sk-one-of-the-keys";
+
+fn lives(server: &Server) {
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn wrong_missing_and_almost_right_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("other\n\n{KEY}\n")).unwrap();
+    let server = Server::start(&["--api-key-file", file.to_str().unwrap(), "--metrics"]);
+    let body = json!({ "prompt": "x", "n_predict": 1 }).to_string();
+    let ask = |headers: &[(&str, &str)]| server.request("POST", "/completion", headers, &body);
+    for headers in [
+        &[][..],
+        &[("Authorization", "Bearer ")],
+        &[("Authorization", KEY)],
+        &[("Authorization", "Bearer sk-one-of-the-key")],
+        &[("Authorization", "Bearer sk-one-of-the-keyss")],
+        &[("Authorization", "Basic sk-one-of-the-keys")],
+        &[("X-Api-Key", "Other")],
+        &[("Cookie", KEY)],
+        // The first of two counts; a later one does not make up for it.
+        &[("Authorization", "Bearer wrong"), ("Authorization", "Bearer sk-one-of-the-keys")],
+    ] {
+        ask(headers).assert_error(401, "authentication_error");
+    }
+    // Used again and again a key stays good.
+    for _ in 0..3 {
+        assert_eq!(ask(&[("Authorization", &format!("Bearer {KEY}"))]).status, 200);
+        assert_eq!(ask(&[("X-Api-Key", "other")]).status, 200);
+    }
+    for path in ["/v1/models", "/props", "/slots", "/metrics", "/nowhere", "/v1/saliency/x"] {
+        server.get(path).assert_error(401, "authentication_error");
+    }
+    for path in ["/health", "/v1/health", "/"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn a_key_that_no_header_could_carry_is_refused_at_the_start() {
+    for key in ["with space", "\u{e9}"] {
+        let outcome = program::run(program::stepflow(["serve", "--port", "0", "--api-key", key]));
+        outcome.assert_fails(2, "visible ASCII");
+    }
+}
+
+#[test]
+fn bodies_and_heads_that_are_too_large() {
+    let server = Server::start(&["--max-body", "1000"]);
+    let body = json!({ "prompt": "x".repeat(2000) });
+    server.post("/completion", &body).assert_error(413, "invalid_request_error");
+    // Said to be larger than anything, and never sent.
+    let head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n{";
+    server.raw(head.as_bytes()).assert_error(413, "invalid_request_error");
+    let response =
+        server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000)).as_bytes());
+    assert_eq!(response.status, 431, "{response:?}");
+    let many: String = (0..200).map(|i| format!("X-{i}: y\r\n")).collect();
+    let response = server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes());
+    assert_eq!(response.status, 431, "{response:?}");
+    lives(&server);
+}
+
+#[test]
+fn clients_that_send_slowly_or_nothing_are_let_go() {
+    let server = Server::start(&["--timeout", "1"]);
+    let started = Instant::now();
+    let mut head = server.connect();
+    head.write_all(b"GET /health HTTP/1.1\r\nHo").unwrap();
+    let mut body = server.connect();
+    body.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    let mut drip = server.connect();
+    drip.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    // A byte now and then does not keep a connection open.
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(250));
+        let _ = drip.write_all(b"X");
+    }
+    Response::read(body).assert_error(408, "invalid_request_error");
+    for mut stream in [head, drip] {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(20));
+    lives(&server);
+}
+
+#[test]
+fn more_connections_than_there_may_be_wait_for_others_to_end() {
+    let server = Server::start(&["--max-connections", "2", "--timeout", "1"]);
+    let _silent = [server.connect(), server.connect()];
+    lives(&server);
+}
+
+#[test]
+fn no_text_of_a_request_leads_to_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "the-secret-text").unwrap();
+    let path = secret.to_str().unwrap();
+    let server = Server::start(&[]);
+    let climbing = format!("../../../../../../../..{path}");
+    let message = |content: serde_json::Value| json!([{ "role": "user", "content": content }]);
+    for name in [path, &climbing, &format!("file://{path}")] {
+        for (endpoint, body) in [
+            ("/completion", json!({ "prompt": name, "n_predict": 1, "grammar": name })),
+            ("/completion", json!({ "prompt": "x", "n_predict": 1, "json_schema": { "$ref": name } })),
+            (
+                "/completion",
+                json!({ "prompt": "x", "n_predict": 1, "model": name, "lora": name, "slot_save_path": name }),
+            ),
+            (
+                "/v1/chat/completions",
+                json!({ "messages": message(json!(name)), "chat_template": name, "max_tokens": 1 }),
+            ),
+            (
+                "/v1/chat/completions",
+                json!({ "messages": message(json!([{ "type": "image_url", "image_url": { "url": name } }])) }),
+            ),
+            (
+                "/v1/chat/completions",
+                json!({ "messages": message(json!("{% include x %}")), "chat_template_kwargs": { "x": name }, "max_tokens": 1 }),
+            ),
+            ("/apply-template", json!({ "messages": message(json!("x")), "chat_template_file": name })),
+            ("/v1/saliency", json!({ "id": name })),
+            ("/v1/saliency", json!({ "trace": name })),
+            ("/tokenize", json!({ "content": name })),
+        ] {
+            let response = server.post(endpoint, &body);
+            assert!(response.status != 500 && !response.body.contains("the-secret-text"), "{body}: {response:?}");
+        }
+        for target in [name.to_owned(), format!("/{name}"), format!("/v1/saliency/{}", name.replace('/', "%2F"))] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let response = server.raw(request.as_bytes());
+            assert!(response.status >= 400 && !response.body.contains("the-secret-text"), "{target}: {response:?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is written");
+    lives(&server);
+}
+
+#[test]
+fn headers_cannot_be_smuggled_in() {
+    let server = Server::start(&["--cors-origins", "https://good.example", "--alias", "m"]);
+    for origin in ["https://evil.example", "https://good.example\r\nX-Injected: 1", "https://good.example.evil"] {
+        let request = format!("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: {origin}\r\n\r\n");
+        let response = server.raw(request.as_bytes());
+        let allowed = response.header("access-control-allow-origin");
+        assert!(allowed.is_none_or(|allowed| allowed == "https://good.example"), "{response:?}");
+        assert!(response.header("x-injected").is_none(), "{response:?}");
+    }
+    // What a client names comes back in bodies alone.
+    let body =
+        json!({ "model": "m\r\nX-Injected: 1", "max_tokens": 1, "messages": [{ "role": "user", "content": "x" }] });
+    assert!(server.post("/v1/messages", &body).header("x-injected").is_none());
+    for request in [
+        "GET /health\r\nX: y HTTP/1.1\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n",
+        "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ",
+        "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        "\0\0\0\0\r\n\r\n",
+    ] {
+        assert_eq!(server.raw(request.as_bytes()).status, 400, "{request:?}");
+    }
+    lives(&server);
+}
+
+#[test]
+fn foreign_pages_may_not_use_it_unless_they_are_named() {
+    let body = json!({ "prompt": "x", "n_predict": 1 }).to_string();
+    let ask = |server: &Server, origin: &str| server.request("POST", "/completion", &[("Origin", origin)], &body);
+    let closed = Server::start(&[]);
+    ask(&closed, "https://evil.example").assert_error(403, "permission_error");
+    assert_eq!(ask(&closed, &format!("http://{}", closed.address)).status, 200, "its own page may");
+    let preflight = closed.request("OPTIONS", "/completion", &[("Origin", "https://evil.example")], "");
+    assert!(preflight.header("access-control-allow-origin").is_none(), "{preflight:?}");
+
+    let open = Server::start(&["--cors-origins", "https://good.example,localhost"]);
+    for origin in ["https://good.example", "http://localhost:3000"] {
+        let response = ask(&open, origin);
+        assert_eq!((response.status, response.header("access-control-allow-origin")), (200, Some(origin)));
+        let preflight = open.request("OPTIONS", "/completion", &[("Origin", origin)], "");
+        assert!(preflight.header("access-control-allow-methods").unwrap().contains("POST"), "{preflight:?}");
+    }
+    ask(&open, "https://evil.example").assert_error(403, "permission_error");
+}
+
+#[test]
+fn what_does_not_fit_the_queue_is_told_to_come_again() {
+    let server = Server::start(&["-np", "1", "--queue", "1"]);
+    let body = json!({ "prompt": "<think>\nTom", "n_predict": 400, "ignore_eos": true });
+    let statuses: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| server.post("/completion", &body))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(statuses.iter().any(|response| response.status == 200));
+    let refused: Vec<_> = statuses.iter().filter(|response| response.status != 200).collect();
+    assert!(!refused.is_empty());
+    for response in refused {
+        response.assert_error(429, "rate_limit_error");
+        let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&seconds));
+    }
+    lives(&server);
+}
+
+#[test]
+fn a_client_that_is_gone_frees_its_slot() {
+    let server = Server::start(&["-np", "1", "-c", "8192"]);
+    let body = json!({ "prompt": "<think>\nTom", "n_predict": 8000, "ignore_eos": true, "stream": true }).to_string();
+    let mut client = server.connect();
+    let head = format!("POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    client.write_all(head.as_bytes()).unwrap();
+    client.read_exact(&mut [0; 2000]).unwrap();
+    let busy = || server.get("/slots").json()[0]["is_processing"].as_bool().unwrap();
+    assert!(busy());
+    drop(client);
+    let gone = Instant::now();
+    while busy() {
+        assert!(gone.elapsed() < Duration::from_secs(5), "the slot is still at work");
+    }
+    let generated = server.get("/metrics");
+    generated.assert_error(501, "not_supported_error");
+}
+
+#[test]
+fn the_end_waits_for_answers_and_takes_no_more() {
+    let server = Server::start(&["-np", "1"]);
+    let body = json!({ "prompt": "<think>\nTom", "n_predict": 600, "ignore_eos": true });
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| server.post("/completion", &body));
+        while !server.get("/slots").json()[0]["is_processing"].as_bool().unwrap() {}
+        server.interrupt();
+        assert_eq!(answer.join().unwrap().json()["tokens_predicted"], 600);
+    });
+    let outcome = server.finish();
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+}
+
+#[test]
+fn killed_it_starts_again_on_the_same_port() {
+    let server = Server::start(&[]);
+    let port = server.address.port().to_string();
+    let mut client = server.connect();
+    client.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    drop(server);
+    let server = Server::start(&["--port", &port]);
+    assert_eq!(server.address.port().to_string(), port);
+    lives(&server);
+}
+
+#[test]
+fn places_that_cannot_be_had_are_named() {
+    let server = Server::start(&[]);
+    let port = server.address.port().to_string();
+    let taken = program::run(program::stepflow(["serve", "--port", &port]));
+    taken.assert_fails(1, &format!("cannot listen on 127.0.0.1:{port}"));
+    let no_host = program::run(program::stepflow(["serve", "--host", "no.such.host.invalid"]));
+    no_host.assert_fails(1, "no.such.host.invalid");
+    let no_key = program::run(program::stepflow(["serve", "--ssl-key-file", "x"]));
+    no_key.assert_fails(2, "--ssl-cert-file");
+    let no_file = program::run(program::stepflow([
+        "serve",
+        "--port",
+        "0",
+        "--ssl-key-file",
+        "no-key",
+        "--ssl-cert-file",
+        "no-cert",
+    ]));
+    no_file.assert_fails(1, "no-cert");
+}
