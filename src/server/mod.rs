@@ -1,8 +1,8 @@
 //! `stepflow serve`: StepFlow behind the API of llama-server, OpenAI and Anthropic.
 //!
 //! Requests are read and answered by a few threads (`tokio`, `axum`); one thread alone, the engine's, has the model's
-//! context. Between them are a bounded queue of jobs ([`queue`]) and, for every request, a channel of what its answers
-//! tell. Each API is a way to write these answers down ([`generation::Reply`]).
+//! context. Between them are a bounded queue of jobs (`queue`) and, for every request, a channel of what its answers
+//! tell. Each API is a way to write these answers down (`generation::Reply`).
 
 mod app;
 mod chat;
