@@ -62,11 +62,7 @@ impl Server {
     }
 
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        self.raw(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        send(self.connect(), &self.address.to_string(), method, path, headers, body)
     }
 
     pub fn get(&self, path: &str) -> Response {
@@ -103,6 +99,24 @@ impl Server {
     }
 }
 
+/// Sends a request to `host`, and reads its response.
+pub fn send(
+    mut stream: TcpStream,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    // A server that has refused the request may not read the rest.
+    let _ = stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+    Response::read(stream)
+}
+
 impl Response {
     pub fn read(stream: TcpStream) -> Self {
         let mut reader = BufReader::new(stream);
@@ -113,8 +127,8 @@ impl Response {
         loop {
             let mut line = String::new();
             reader.read_line(&mut line).unwrap();
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-            headers.push((name.to_lowercase(), value.to_owned()));
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
         let mut response = Self { status, headers, body: String::new() };
         let body = match (response.header("content-length"), response.header("transfer-encoding")) {
