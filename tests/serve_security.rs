@@ -1,5 +1,6 @@
 //! Who and what `stepflow serve` refuses, and that it lives on.
 
+mod common;
 mod program;
 mod serving;
 
@@ -67,7 +68,7 @@ fn bodies_and_heads_that_are_too_large() {
     let head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n{";
     server.raw(head.as_bytes()).assert_error(413, "invalid_request_error");
     let response =
-        server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000)).as_bytes());
+        server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(1_000_000)).as_bytes());
     assert_eq!(response.status, 431, "{response:?}");
     let many: String = (0..200).map(|i| format!("X-{i}: y\r\n")).collect();
     let response = server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes());
@@ -284,4 +285,36 @@ fn places_that_cannot_be_had_are_named() {
         "no-cert",
     ]));
     no_file.assert_fails(1, "no-cert");
+}
+
+/// Runs a tool; `None`, visibly, where there is none.
+fn tool(name: &str, args: &[&str]) -> Option<std::process::Output> {
+    let output = std::process::Command::new(name).args(args).output();
+    if output.is_err() {
+        common::skip(&format!("no {name} for TLS"));
+    }
+    output.ok()
+}
+
+#[test]
+fn tls_by_certificate_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, certificate) = (path("key.pem"), path("cert.pem"));
+    let subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1", "-nodes"];
+    let files = ["-newkey", "rsa:2048", "-keyout", &key, "-out", &certificate];
+    let Some(made) = tool("openssl", &[&["req", "-x509"][..], &subject, &files].concat()) else { return };
+    assert!(made.status.success(), "{made:?}");
+    let server = Server::start(&["--ssl-key-file", &key, "--ssl-cert-file", &certificate]);
+    let url = format!("https://{}/health", server.address);
+    let Some(answer) = tool("curl", &["-s", "--cacert", &certificate, &url]) else { return };
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), r#"{"status":"ok"}"#, "{answer:?}");
+    let stranger = tool("curl", &["-s", &url]).unwrap();
+    assert!(!stranger.status.success() && stranger.stdout.is_empty(), "an unknown certificate: {stranger:?}");
+    let plain = tool("curl", &["-s", &url.replace("https", "http")]).unwrap();
+    assert!(plain.stdout.is_empty(), "no answer without TLS: {plain:?}");
+
+    std::fs::write(&certificate, "no certificate").unwrap();
+    let flags = ["serve", "--port", "0", "--ssl-key-file", &key, "--ssl-cert-file", &certificate];
+    program::run(program::stepflow(flags)).assert_fails(1, "expected a certificate in PEM");
 }
