@@ -77,6 +77,40 @@ fn bodies_and_heads_that_are_too_large() {
 }
 
 #[test]
+fn small_requests_that_would_take_much_are_refused() {
+    let server = Server::start(&["-np", "1"]);
+    let rules: String = (0..18_000).map(|i| format!("r{i} ::= r{}\n", i + 1)).collect();
+    for body in [
+        // Deep enough to overflow a stack.
+        json!({ "prompt": "a", "grammar": format!("root ::= r0\n{rules}r18000 ::= \"a\"\n") }),
+        json!({ "prompt": vec!["a"; 1000], "n": 128 }),
+        json!({ "prompt": "a", "logit_bias": vec![json!([5, 1.0]); 100_000] }),
+        json!({ "prompt": "a", "dry_sequence_breakers": ["\0"] }),
+        json!({ "prompt": "a", "dry_sequence_breakers": vec!["x"; 1000] }),
+        json!({ "prompt": "a", "stop": vec!["x"; 1000] }),
+        json!({ "prompt": "a", "repeat_last_n": -5 }),
+    ] {
+        server.post("/completion", &body).assert_error(400, "invalid_request_error");
+    }
+    let huge = json!({ "prompt": "a", "n_predict": 1, "repeat_last_n": i32::MAX, "dry_penalty_last_n": i32::MAX });
+    assert_eq!(server.post("/completion", &huge).status, 200);
+    lives(&server);
+}
+
+#[test]
+fn anthropics_clients_get_errors_in_their_own_form() {
+    let server = Server::start(&["--api-key", KEY]);
+    let key = [("X-Api-Key", KEY)];
+    for (headers, body, status) in [(&[][..], "{}", 401), (&key, "{", 400), (&key, "[]", 400), (&key, "{}", 400)] {
+        for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+            let response = server.request("POST", path, headers, body);
+            assert_eq!((response.status, &response.json()["type"]), (status, &json!("error")), "{response:?}");
+            assert!(response.json()["error"]["message"].is_string(), "{response:?}");
+        }
+    }
+}
+
+#[test]
 fn clients_that_send_slowly_or_nothing_are_let_go() {
     let server = Server::start(&["--timeout", "1"]);
     let started = Instant::now();

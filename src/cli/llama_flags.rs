@@ -99,13 +99,18 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> Result<Vec<OsString>, 
         let (flag, value) = text.split_once('=').unwrap_or((text, ""));
         if flags_end || spelled.is_empty() || !flag.starts_with('-') {
             spelled.push(arg);
-        } else if let Some((_, long)) = SHORT.iter().find(|(short, _)| *short == flag) {
-            spelled.push(if text.contains('=') { format!("{long}={value}").into() } else { (*long).into() });
-        } else if NOT_TAKEN.split_whitespace().any(|name| name == flag) && !is_own(flag, &spelled) {
-            return Err(format!("llama-cli's {flag} is not taken here; {}", nearest(flag)));
-        } else {
-            spelled.push(arg);
+            continue;
         }
+        let long = SHORT.iter().find(|(short, _)| *short == flag).map(|(_, long)| *long);
+        let name = long.unwrap_or(flag);
+        if NOT_TAKEN.split_whitespace().any(|other| other == name) && !is_own(name, &spelled) {
+            return Err(format!("llama.cpp's {flag} is not taken here; {}", nearest(name)));
+        }
+        spelled.push(match long {
+            Some(long) if text.contains('=') => format!("{long}={value}").into(),
+            Some(long) => long.into(),
+            None => arg,
+        });
     }
     Ok(spelled)
 }
@@ -170,7 +175,7 @@ mod tests {
     fn a_flag_not_taken_is_named_with_the_nearest() {
         assert_eq!(
             spell(&["--mirostat", "1"]).unwrap_err(),
-            "llama-cli's --mirostat is not taken here; the nearest is --samplers"
+            "llama.cpp's --mirostat is not taken here; the nearest is --samplers"
         );
         assert!(spell(&["--reasoning-budget-message", "x"]).unwrap_err().ends_with("--reasoning-budget"));
     }

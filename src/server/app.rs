@@ -92,6 +92,19 @@ impl App {
         self.ready.get().ok_or_else(ApiError::loading)
     }
 
+    /// The same, if there is room for more answers: what does not fit is refused before any work is done for it.
+    ///
+    /// # Errors
+    /// While the model is loaded, or when the queue is full.
+    pub fn ready_for_more(&self) -> Result<&Ready, ApiError> {
+        if self.queue.len() >= self.options.queue { Err(self.overloaded()) } else { self.ready() }
+    }
+
+    fn overloaded(&self) -> ApiError {
+        let wait = self.metrics.seconds_per_answer() * self.queue.len() as f64 / self.options.slots as f64;
+        ApiError::overloaded((wait.ceil() as u64).clamp(1, 60))
+    }
+
     /// The name that the model goes by.
     pub fn model_name(&self) -> String {
         let of_model = || {
@@ -109,10 +122,7 @@ impl App {
         let works = works.into_iter().map(|work| self.observed(work)).collect();
         self.queue.push(works).map_err(|refused| match refused {
             Refused::Closed => ApiError::shutting_down(),
-            Refused::Full => {
-                let wait = self.metrics.seconds_per_answer() * self.queue.len() as f64 / self.options.slots as f64;
-                ApiError::overloaded((wait.ceil() as u64).clamp(1, 60))
-            }
+            Refused::Full => self.overloaded(),
         })
     }
 

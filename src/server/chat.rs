@@ -74,7 +74,7 @@ pub struct Conversation {
 pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
     let generate: Generate = read(&body)?;
     let generation = tokio::task::block_in_place(|| {
-        let ready = app.ready()?;
+        let ready = app.ready_for_more()?;
         let conversation = Conversation::read(&app, ready, &body)?;
         if generate.streams() && conversation.has_tools() && conversation.fields.logprobs == Some(true) {
             return Err(ApiError::invalid("logprobs is not supported with tools + stream"));
@@ -157,20 +157,20 @@ impl Conversation {
         let mut plan = Plan::new(app, ready, generate, n_probs)?;
         plan.stop.extend(self.applied.additional_stops.iter().cloned());
         plan.preserved = self.applied.preserved_tokens.iter().filter_map(|text| ready.model.token_of(text)).collect();
-        plan.grammar = self.grammar(&ready.model);
+        plan.grammar = self.grammar(&ready.model)?;
         plan.budget = self.budget(app);
         let prompts = [self.prompt(&ready.model)];
         let reply = reply(&self, &plan, &prompts)?;
         plan.start(app, ready, &prompts, reply)
     }
 
-    fn grammar(&self, model: &Model) -> Option<GrammarPlan> {
+    fn grammar(&self, model: &Model) -> Result<Option<GrammarPlan>, ApiError> {
         let (applied, own) = (&self.applied, self.fields.grammar.as_ref().filter(|grammar| !grammar.is_empty()));
         if let Some(gbnf) = own {
-            return Some(GrammarPlan { gbnf: gbnf.clone(), ..GrammarPlan::default() });
+            return GrammarPlan::own(gbnf.clone()).map(Some);
         }
         if applied.grammar.is_empty() {
-            return None;
+            return Ok(None);
         }
         // What the template opens the answer with is part of the grammars that llama.cpp makes.
         let opening = match applied.grammar_lazy {
@@ -178,7 +178,7 @@ impl Conversation {
             false => model.tokenize(&applied.generation_prompt, false, true),
         };
         let triggers = applied.grammar_lazy.then(|| triggers(applied, model));
-        Some(GrammarPlan { gbnf: applied.grammar.clone(), triggers, opening })
+        Ok(Some(GrammarPlan { gbnf: applied.grammar.clone(), triggers, opening }))
     }
 
     fn budget(&self, app: &App) -> Option<(usize, String)> {
@@ -437,7 +437,7 @@ impl Reply for Chat {
             return Vec::new();
         }
         let mut last = self.chunk(Vec::new());
-        last["usage"] = usage_of_all(answers);
+        last["usage"] = usage_of_all(answers, answers.len());
         last["timings"] = answers.first().map(Answer::timings).into();
         vec![Chunk::new(last)]
     }
@@ -454,7 +454,7 @@ impl Reply for Chat {
             choices.push(choice);
         }
         let mut object = self.object("chat.completion", choices);
-        object["usage"] = usage_of_all(answers);
+        object["usage"] = usage_of_all(answers, answers.len());
         object["timings"] = answers.first().map(Answer::timings).into();
         if let (Some(native), Some(answer)) = (&self.verbose, answers.first()) {
             object["__verbose"] = native.last(0, answer, &answer.text);

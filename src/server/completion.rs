@@ -45,6 +45,7 @@ pub async fn openai(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
             created: now(),
             model: ready.model.clone(),
             name: app.model_name(),
+            per_prompt: plan.n_choices,
             generate: generate.clone(),
             after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
         })
@@ -59,7 +60,7 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     let generate: Generate = read(body)?;
     let generation = tokio::task::block_in_place(|| {
-        let ready = app.ready()?;
+        let ready = app.ready_for_more()?;
         let fields: Fields = read(body)?;
         let mut plan = Plan::new(app, ready, &generate, fields.logprobs)?;
         plan.grammar = grammar(fields.grammar, fields.json_schema)?;
@@ -71,17 +72,16 @@ async fn respond(
 }
 
 fn grammar(grammar: Option<String>, schema: Option<Value>) -> Result<Option<GrammarPlan>, ApiError> {
-    let gbnf = match (grammar.filter(|grammar| !grammar.is_empty()), schema.filter(|schema| !schema.is_null())) {
-        (Some(grammar), _) => grammar,
+    match (grammar.filter(|grammar| !grammar.is_empty()), schema.filter(|schema| !schema.is_null())) {
+        (Some(grammar), _) => GrammarPlan::own(grammar).map(Some),
         (None, Some(mut schema)) => {
             if schema.as_object().is_some_and(Map::is_empty) {
                 schema = json!({ "type": "object" });
             }
-            json_schema_to_grammar(&schema)?
+            Ok(Some(GrammarPlan { gbnf: json_schema_to_grammar(&schema)?, ..GrammarPlan::default() }))
         }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(GrammarPlan { gbnf, ..GrammarPlan::default() }))
+        (None, None) => Ok(None),
+    }
 }
 
 /// The text of a prompt, special tokens included.
@@ -219,6 +219,7 @@ struct OpenAi {
     created: u64,
     model: Arc<Model>,
     name: String,
+    per_prompt: usize,
     generate: Generate,
     after_sampling: bool,
 }
@@ -276,7 +277,7 @@ impl Reply for OpenAi {
             choice
         });
         let mut object = self.object(choices.collect());
-        object["usage"] = usage_of_all(answers);
+        object["usage"] = usage_of_all(answers, self.per_prompt);
         if let Some(answer) = answers.first() {
             object["timings"] = answer.timings();
         }

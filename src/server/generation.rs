@@ -301,10 +301,11 @@ impl Answer {
     }
 }
 
-/// OpenAI's `usage` of several answers to the same prompt.
-pub fn usage_of_all(answers: &[Answer]) -> Value {
-    let first = answers.first();
-    let (n_prompt, n_cached) = first.map_or((0, 0), |answer| (answer.n_prompt, answer.n_cached));
+/// OpenAI's `usage` of several answers, `per_prompt` to each prompt.
+pub fn usage_of_all(answers: &[Answer], per_prompt: usize) -> Value {
+    let prompts = || answers.iter().step_by(per_prompt);
+    let (n_prompt, n_cached) =
+        (prompts().map(|answer| answer.n_prompt).sum(), prompts().map(|answer| answer.n_cached).sum());
     usage(n_prompt, n_cached, answers.iter().map(Answer::n_generated).sum())
 }
 

@@ -51,6 +51,7 @@ fn is_over_limit(error: &axum::Error) -> bool {
 
 /// Refuses what has no key or comes from a foreign page, turns a panic into an error, and counts.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let is_anthropic = request.uri().path().starts_with("/v1/messages");
     let origin = request.headers().get(header::ORIGIN).cloned();
     let allowed = origin.filter(|origin| allows_origin(&app.options, origin));
     let mut response = match check(&app.options, &request) {
@@ -61,6 +62,9 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
             .unwrap_or_else(|_| ApiError::server("a mistake of the server's; its log has more").into_response()),
         Err(error) => error.into_response(),
     };
+    if is_anthropic && response.status().as_u16() >= 400 {
+        response = anthropic_error(response).await;
+    }
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static(concat!("stepflow/", env!("CARGO_PKG_VERSION"))));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -71,6 +75,16 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     app.metrics.count_request(response.status().as_u16());
     response
+}
+
+/// An error as Anthropic's clients read it: with a `type` of its own.
+async fn anthropic_error(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut error: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    error["type"] = "error".into();
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, error.to_string().into())
 }
 
 fn check(options: &Options, request: &Request) -> Result<(), ApiError> {

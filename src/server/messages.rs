@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::llama::chat::{Delta, Message};
@@ -18,32 +17,19 @@ use super::guard::Body;
 use super::reading::Readers;
 use super::request::{Generate, read};
 
-/// `POST /v1/messages`.
-pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Response {
-    match respond(&app, &body).await {
-        Ok(response) => response,
-        Err(error) => {
-            let mut response = error.clone().into_response();
-            *response.body_mut() = axum::body::Body::from(error.to_anthropic().to_string());
-            response.headers_mut().remove("content-length");
-            response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-            response
-        }
-    }
-}
-
 /// `POST /v1/messages/count_tokens`.
 pub async fn count_tokens(State(app): State<Arc<App>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
     let n = tokio::task::block_in_place(|| n_tokens(&app, &chat_of(&body)?))?;
     Ok(Json(json!({ "input_tokens": n })))
 }
 
-async fn respond(app: &Arc<App>, body: &Value) -> Result<Response, ApiError> {
-    let chat = chat_of(body)?;
+/// `POST /v1/messages`.
+pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    let chat = chat_of(&body)?;
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
-        let ready = app.ready()?;
-        Conversation::read(app, ready, &chat)?.start(app, ready, &generate, |conversation, plan, _| {
+        let ready = app.ready_for_more()?;
+        Conversation::read(&app, ready, &chat)?.start(&app, ready, &generate, |conversation, plan, _| {
             Ok(Box::new(Anthropic {
                 id: random_id("msg_"),
                 name: body.get("model").and_then(Value::as_str).map_or_else(|| app.model_name(), str::to_owned),

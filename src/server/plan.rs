@@ -14,6 +14,12 @@ use super::error::ApiError;
 use super::generation::{Generation, Reply};
 use super::request::{Generate, sampling_json};
 
+/// Answers that one request can ask for in all.
+const MAX_ANSWERS: usize = 256;
+
+/// Bytes of a request's own grammar: llama.cpp recurses over its rules, and compares them with each other.
+const MAX_GRAMMAR: usize = 64 << 10;
+
 /// A tokenized prompt.
 pub struct Prompt {
     pub tokens: Vec<Token>,
@@ -45,6 +51,16 @@ pub struct Plan {
     pub alternatives: Option<Alternatives>,
     pub stepflow: StepFlowConfig,
     generate: Generate,
+}
+
+impl GrammarPlan {
+    /// A request's own grammar.
+    pub fn own(gbnf: String) -> Result<Self, ApiError> {
+        match gbnf.len() {
+            0..=MAX_GRAMMAR => Ok(Self { gbnf, ..Self::default() }),
+            n => Err(ApiError::invalid(format!("grammar: expected at most {MAX_GRAMMAR} bytes, found {n}"))),
+        }
+    }
 }
 
 impl Plan {
@@ -79,6 +95,11 @@ impl Plan {
         prompts: &[Prompt],
         reply: Box<dyn Reply>,
     ) -> Result<Generation, ApiError> {
+        let n_answers = prompts.len().saturating_mul(self.n_choices);
+        if n_answers > MAX_ANSWERS {
+            let message = format!("expected at most {MAX_ANSWERS} answers to all prompts, found {n_answers}");
+            return Err(ApiError::invalid(message));
+        }
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let mut works = Vec::new();
         for prompt in prompts {

@@ -140,8 +140,8 @@ impl Marked {
         let trimmed = self.text.trim_start();
         let thought = match trimmed.strip_prefix(&self.think_start) {
             Some(thought) => thought,
-            None if self.opened => trimmed,
             None if !ended && self.think_start.starts_with(trimmed) => return ("", ""),
+            None if self.opened => trimmed,
             None => return ("", &self.text),
         };
         match thought.split_once(&self.think_end) {

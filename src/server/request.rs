@@ -15,8 +15,11 @@ use super::error::ApiError;
 /// Stop texts that a request can have: each costs time at every token.
 const MAX_STOPS: usize = 64;
 
-/// Answers that one request can ask for.
+/// Answers that one request can ask for to a prompt.
 const MAX_CHOICES: usize = 128;
+
+/// Texts that DRY's repetitions cannot cross: each is looked up in the whole vocabulary.
+const MAX_BREAKERS: usize = 64;
 
 /// Reads a body as `T`; what is wrong is named with its place.
 ///
@@ -196,6 +199,10 @@ impl Generate {
             params.seed = u32::try_from(seed & 0xFFFF_FFFF).ok().filter(|&seed| seed != u32::MAX);
         }
         if let Some(breakers) = &self.dry_sequence_breakers {
+            if breakers.len() > MAX_BREAKERS || breakers.iter().any(|text| text.contains('\0')) {
+                let message = format!("dry_sequence_breakers: expected at most {MAX_BREAKERS} texts without NUL");
+                return Err(ApiError::invalid(message));
+            }
             params.dry_sequence_breakers.clone_from(breakers);
         }
         if let Some(samplers) = self.samplers.clone() {
@@ -294,6 +301,10 @@ fn logit_bias(value: &Value, model: &Model) -> Result<Vec<(Token, f32)>, ApiErro
             .collect::<Result<_, _>>()?,
         other => return Err(wrong(other)),
     };
+    if pairs.len() > model.n_vocab() {
+        let message = format!("logit_bias: expected at most {} pairs, found {}", model.n_vocab(), pairs.len());
+        return Err(ApiError::invalid(message));
+    }
     let mut biases = Vec::new();
     for (key, bias) in &pairs {
         let bias = match bias {

@@ -21,7 +21,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
     let chat = chat_of(&body)?;
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
-        let ready = app.ready()?;
+        let ready = app.ready_for_more()?;
         Conversation::read(&app, ready, &chat)?.start(&app, ready, &generate, |conversation, plan, _| {
             Ok(Box::new(Responses {
                 id: random_id("resp_"),

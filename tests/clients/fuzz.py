@@ -174,8 +174,9 @@ SCHEMAS = [
     deep('{"allOf":[', "{}", "]}", 100), deep('{"type":"array","items":', "{}", "}", 120),
 ]  # fmt: skip
 NUMBERS = [
-    0, -0.0, 1e-40, -1e-40, -1, 1, 2, 0.5, -0.5, 127, 128, 1e-320, 1e38, 3.5e38, 1e308, -1e308, 2**31 - 1, 2**31, -(2**31),
-    -(2**31) - 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64, 10**30, Raw("1e400"),
+    0, -0.0, 1e-40, -1e-40, -1, 1, 2, 0.5, -0.5, 127, 128, 1e-320, 1e38, 3.5e38, 1e308, -1e308, 2**31 - 1, 2**31,
+    -(2**31), -(2**31) - 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64, 10**30,
+    Raw("1e400"),
     Raw("-1e400"), Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1" * 5000), Raw("0." + "3" * 5000), Raw("01"),
     Raw("1."), Raw("+1"),
 ]  # fmt: skip
@@ -310,9 +311,12 @@ def changed(rng):
 
 def tame(body):
     """Keeps answers short: it is not the model that is looked at."""
-    for key, most in (("n", 8), ("n_cmpl", 8), ("max_tokens", 64), ("n_predict", 64), ("max_output_tokens", 64)):
-        if type(body.get(key)) is int and body[key] > most and body[key] < 2**20:
+    for key in ("max_tokens", "max_completion_tokens", "n_predict", "max_output_tokens"):
+        if type(body.get(key)) in (int, float) and not 0 <= body[key] <= 64:
             body[key] = LIMIT
+    for key in ("n", "n_cmpl"):
+        if type(body.get(key)) is int and 8 < body[key] <= 128:
+            body[key] = 2
 
 
 def from_schema(path, n, seed):
@@ -640,6 +644,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--key")
     parser.add_argument("--pid", type=int, help="the server's, to tell what memory it takes")
+    parser.add_argument("--save", type=pathlib.Path, metavar="FOLDER", help="where to put requests of findings, whole")
     parser.add_argument("--clients", type=int, default=4, help="requests at a time")
     parser.add_argument("--openapi", default=pathlib.Path(__file__).with_name("openapi.json"))
     arguments = parser.parse_args()
@@ -694,7 +699,13 @@ def main():
                                 print("   ", one.shown(), flush=True)
                     return
                 if not known:
-                    shown = smaller(target, request, what).shown()
+                    request = smaller(target, request, what)
+                    shown = request.shown()
+                    if arguments.save:
+                        arguments.save.mkdir(parents=True, exist_ok=True)
+                        name = f"{arguments.seed}-{len(findings)}.txt"
+                        head = f"{request.method} {request.path}\n".encode()
+                        (arguments.save / name).write_bytes(request.raw or head + request.body)
                     with lock:
                         print(f"FINDING: {what}\n    {shown}", flush=True)
             except Exception as error:

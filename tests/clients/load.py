@@ -122,7 +122,8 @@ def compare(urls, arguments):
         if len(names) == 2:
             ratios = [a / b for a, b in zip(values["ours"], values["stock"])]
             print(
-                f"{what} ours / stock, median of rounds {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+                f"{what} ours / stock, median of rounds {statistics.median(ratios):.3f}"
+                f" ({min(ratios):.3f} to {max(ratios):.3f})"
             )
 
 

@@ -105,7 +105,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "N", default_value_t = 30, env = "LLAMA_ARG_TIMEOUT", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
     /// Bytes that a request's body can have.
-    #[arg(long, value_name = "N", default_value_t = 16 << 20)]
+    #[arg(long, value_name = "N", default_value_t = 4 << 20)]
     pub max_body: usize,
     /// Connections that are open at a time.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
