@@ -28,8 +28,8 @@ fn kernels_on_the_device_give_what_the_host_gives() {
         for case @ (_, streams) in [(8, false), (99, true)] {
             let [host, there] = [(0, streams), case].map(|case| mixed::mixed(&path, case));
             let difference = mixed::difference(&host, &there);
-            // As above.
-            assert!(difference <= 2e-4, "{arch:?}, {case:?}, mixed settings: {difference}");
+            // As above, and less: caches in F32 round nothing. 2.5e-6 was seen.
+            assert!(difference <= 1e-5, "{arch:?}, {case:?}, mixed settings: {difference}");
             assert_eq!(mixed::counts(&host), mixed::counts(&there), "{arch:?}, {case:?}");
         }
         let [host, there] = [0, 99].map(|n_gpu_layers| offload::probes(&path, n_gpu_layers));
