@@ -47,12 +47,17 @@ pub fn is_correct(found: &str, reference: &Answer) -> bool {
 /// Every right answer gets the spelling of the reference; a wrong one its own. Grading the spelling gives the same
 /// verdict as grading the answer.
 pub fn canonical(found: &str, reference: &Answer) -> String {
-    match reference {
+    let spelling = match reference {
         Answer::Choice(_) => choice::letter(found).map_or_else(|| text::normalise(found), String::from),
         Answer::Free(reference) => {
             let (found, reference) = (Form::of(found), Form::of(reference));
             if found.equals(&reference) { reference.to_string() } else { found.to_string() }
         }
+    };
+    // What is left of odd LaTeX can itself be LaTeX that means something: `B{^\circ}` becomes `B{}`, and that `B`.
+    match is_correct(&spelling, reference) == is_correct(found, reference) {
+        true => spelling,
+        false => found.to_owned(),
     }
 }
 
@@ -151,6 +156,12 @@ mod tests {
                 prop_assert_eq!(is_correct(&a, &reference), is_correct(&spelled, &reference), "{} as {}", a, spelled);
             }
         }
+    }
+
+    #[test]
+    fn what_spelling_would_make_right_stays_as_it_is() {
+        assert_eq!(canonical(r"B{^\circ}", &Answer::Choice('B')), r"B{^\circ}");
+        assert_eq!(canonical(r"\text{B}", &Answer::Choice('C')), "B");
     }
 
     /// The worst there is takes no longer than anything else of its length.

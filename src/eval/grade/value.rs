@@ -54,7 +54,8 @@ fn unassigned(text: &str) -> &str {
         Some(greek) => !greek.is_empty() && greek.chars().all(char::is_alphabetic),
         None => name.chars().count() <= 1 && name.chars().all(char::is_alphabetic),
     };
-    if is_variable && is_index && !right.is_empty() && !right.contains('=') { right } else { text }
+    let says_something = !text::compact(right).is_empty();
+    if is_variable && is_index && says_something && !right.contains('=') { right } else { text }
 }
 
 impl Value {
