@@ -108,7 +108,7 @@ fn answers_keep_to_schemas_grammars_and_tools() {
 
 #[test]
 fn stepflow_is_switched_by_the_request_and_says_what_it_did() {
-    let server = Server::start(&["-np", "2"]);
+    let server = Server::start(&["-np", "2", "-fa", "off"]);
     let ask = |stepflow: Value| server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));
     assert!(ask(json!(false))["timings"]["stepflow"].is_null());
     let paper = ask(json!(true));
@@ -122,7 +122,7 @@ fn stepflow_is_switched_by_the_request_and_says_what_it_did() {
             .post("/v1/chat/completions", &chat(json!({ "stepflow": wrong })))
             .assert_error(400, "invalid_request_error");
     }
-    let plain = Server::start(&["-fa", "on"]);
+    let plain = Server::start(&[]);
     plain.post("/v1/chat/completions", &chat(json!({ "stepflow": true }))).assert_error(501, "not_supported_error");
 }
 
@@ -130,7 +130,7 @@ fn stepflow_is_switched_by_the_request_and_says_what_it_did() {
 /// likely as each other up to the noise of batching, which this prompt and model do not come to.
 #[test]
 fn requests_of_different_settings_run_side_by_side_as_each_alone() {
-    let server = Server::start(&["-np", "8", "-c", "8192"]);
+    let server = Server::start(&["-np", "8", "-c", "8192", "-fa", "off"]);
     let settings = [
         json!(false),
         json!(true),
@@ -160,7 +160,7 @@ fn requests_of_different_settings_run_side_by_side_as_each_alone() {
 
 #[test]
 fn a_prompt_that_begins_the_same_is_not_decoded_again() {
-    let server = Server::start(&["-np", "1"]);
+    let server = Server::start(&["-np", "1", "-fa", "off"]);
     for stepflow in [false, true] {
         let first = server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));
         let second = server.ask("/v1/chat/completions", chat(json!({ "stepflow": stepflow })));

@@ -70,7 +70,7 @@ impl Plan {
         let stepflow = generate.stepflow(&ready.stepflow, ready.stepflow_settings.as_ref().unwrap_or(&off))?;
         if ready.stepflow_settings.is_none() && generate.asks_for_stepflow() {
             return Err(ApiError::not_supported(
-                "This server has no StepFlow: its model or flags (-fa on, a quantized V cache) leave it no place",
+                "This server has no StepFlow. Start it with --stepflow, or with -fa off to leave it to requests",
             ));
         }
         Ok(Self {

@@ -74,15 +74,16 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// Whether the flags leave repairs a place, for the requests that ask for them.
+/// Whether the flags leave repairs a place, for the requests that ask for them: unasked they take flash attention, and
+/// what it is worth, from nobody.
 fn may_repair(args: &ServeArgs) -> bool {
     let asked = setup::stepflow_config(&args.stepflow).is_ok_and(|config: StepFlowConfig| config.is_on());
-    asked || (args.context.flash_attn != Switch::On && args.context.cache_type_v.is_float())
+    asked || (args.context.flash_attn == Switch::Off && args.context.cache_type_v.is_float())
 }
 
 fn say_ready(ready: &Ready, n_slots: usize, urls: &[String]) {
     let repairs = match (&ready.stepflow_settings, ready.stepflow.is_on()) {
-        (None, _) => "not available",
+        (None, _) => "off for all requests (--stepflow turns it on, -fa off leaves it to them)",
         (Some(_), true) => "on",
         (Some(_), false) => "off until a request asks for it",
     };
