@@ -49,6 +49,17 @@ fn message(reasoning: &str, content: &str) -> Message {
 }
 
 #[test]
+fn a_built_in_template_goes_by_its_name() {
+    let templates = open("command-r");
+    let applied = templates.apply(&says("hi")).unwrap();
+    let prompt = "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>hi<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>";
+    assert_eq!(applied.prompt, prompt);
+    assert_eq!(read(&applied, "<think>no</think>"), message("", "<think>no</think>"));
+    let refused = templates.apply(&with_tools()).unwrap_err().to_string();
+    assert!(refused.contains("command-r has no tools"), "{refused}");
+}
+
+#[test]
 fn reasoning_is_told_from_content() {
     let applied = open(TAGS).apply(&says("hi")).unwrap();
     assert_eq!(applied.prompt, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");

@@ -187,6 +187,11 @@ fn anthropic_and_responses_clients_get_their_own_forms() {
     let said: String = events.iter().map(|event| text(event, "/delta/text")).collect();
     assert_eq!(said, text(&message, "/content/1/text"));
     server.post("/v1/messages", &json!({ "max_tokens": 1 })).assert_error(400, "invalid_request_error");
+    for kind in ["text", "image"] {
+        let result = json!([{ "type": "tool_result", "tool_use_id": "a", "content": [{ "type": kind, "text": "x" }] }]);
+        let ask = json!({ "max_tokens": 1, "messages": [{ "role": "user", "content": result }] });
+        assert_eq!(server.post("/v1/messages", &ask).status, if kind == "text" { 200 } else { 400 });
+    }
 
     let ask = json!({ "input": QUESTION, "temperature": 0, "max_output_tokens": 100 });
     let response = server.ask("/v1/responses", ask.clone());
@@ -197,6 +202,33 @@ fn anthropic_and_responses_clients_get_their_own_forms() {
     let last = events.last().unwrap();
     assert_eq!(text(last, "/type"), "response.completed");
     assert_eq!(text(last, "/response/output/1/content/0/text"), said);
+}
+
+#[test]
+fn llama_servers_additions_are_for_who_asks_for_them() {
+    let server = Server::start(&["--verbose", "-fa", "off"]);
+    let ask = chat(json!({ "stream": true, "timings_per_token": true, "return_progress": true }));
+    let (events, _) = server.stream("/v1/chat/completions", ask);
+    let first = &events[0];
+    assert!(first["choices"][0]["delta"]["role"] == "assistant" && first["timings"].is_null(), "{first}");
+    assert_eq!(first["prompt_progress"]["processed"], 0, "{first}");
+    assert!(events[events.len() / 2]["timings"]["predicted_n"].is_u64(), "{events:?}");
+    let ask = json!({ "input": "hi", "max_output_tokens": 9, "stream": true, "timings_per_token": true, "return_progress": true });
+    let (events, _) = server.stream("/v1/responses", ask);
+    let with = |key: &str| -> Vec<_> {
+        events.iter().filter(|event| !event[key].is_null()).map(|event| text(event, "/type")).collect()
+    };
+    assert!(with("prompt_progress").contains(&"response.in_progress"), "{events:?}");
+    assert!(with("timings").iter().any(|kind| kind.ends_with(".delta")), "{events:?}");
+
+    let whole = server.ask("/v1/chat/completions", chat(json!({ "max_tokens": 1 })));
+    assert!(text(&whole, "/__verbose/prompt").ends_with("<think>\n"), "{whole}");
+    let ask = |stepflow: bool| {
+        let messages = json!([{ "role": "user", "content": QUESTION }]);
+        server.ask("/v1/messages", json!({ "max_tokens": 50, "messages": messages, "stepflow": stepflow }))
+    };
+    assert!(ask(false)["timings"].is_null(), "Anthropic's answers have no such field");
+    assert!(!ask(true)["timings"]["stepflow"].is_null());
 }
 
 #[test]

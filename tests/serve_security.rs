@@ -288,12 +288,26 @@ fn the_end_waits_for_answers_and_takes_no_more() {
 }
 
 #[test]
-fn killed_it_starts_again_on_the_same_port() {
-    let server = Server::start(&[]);
+fn killed_under_load_it_leaves_no_file_and_starts_again_on_the_same_port() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let server = Server::start_in(folder.path(), &["-np", "2"]);
     let port = server.address.port().to_string();
-    let mut client = server.connect();
-    client.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    let question = json!([{ "role": "user", "content": "Tom has 3 apples and eats 1. How many are left?" }]);
+    let answer = server.ask("/v1/chat/completions", json!({ "messages": question, "max_tokens": 60 }));
+    server.ask_accepted("/v1/saliency", json!({ "id": answer["id"], "method": "probe" }));
+    let endless = json!({ "prompt": "<think>\nTom", "ignore_eos": true, "stream": true }).to_string();
+    let clients = [(); 4].map(|()| {
+        let mut client = server.connect();
+        write!(client, "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{endless}", endless.len())
+            .unwrap();
+        client
+    });
+    let mut cut_off = server.connect();
+    cut_off.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    while server.get("/slots").json().as_array().unwrap().iter().any(|slot| slot["is_processing"] == false) {}
     drop(server);
+    drop(clients);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     let server = Server::start(&["--port", &port]);
     assert_eq!(server.address.port().to_string(), port);
     lives(&server);

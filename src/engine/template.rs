@@ -53,6 +53,11 @@ pub struct Prompt {
     pub opening: String,
 }
 
+/// Whether a source is meant for a template's name: rendered, every prompt would be that word.
+fn is_name(source: &str) -> bool {
+    !source.is_empty() && source.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
 impl ChatTemplate {
     /// Compiles a template. `None` or `chatml` is ChatML. `bos` and `eos` are the texts of the model's first and last
     /// token; `kwargs` are further variables of the template, such as `enable_thinking`.
@@ -67,6 +72,12 @@ impl ChatTemplate {
     ) -> Result<Self, TemplateError> {
         let source = match source {
             None | Some("chatml") => CHATML.to_owned(),
+            Some(name) if is_name(name) => {
+                return Err(TemplateError(format!(
+                    "expected Jinja, found the name `{name}`; of the templates that llama.cpp has built in, a chat knows \
+                     chatml alone"
+                )));
+            }
             Some(source) => source.to_owned(),
         };
         let mut environment = Environment::new();
@@ -158,6 +169,8 @@ mod tests {
         let broken = ChatTemplate::new(Some("{% if %}"), String::new(), String::new(), serde_json::Map::new());
         let message = broken.err().unwrap().to_string();
         assert!(message.starts_with("chat template: ") && !message.contains('\n'), "{message}");
+        let named = ChatTemplate::new(Some("llama3"), String::new(), String::new(), serde_json::Map::new());
+        assert!(named.err().unwrap().to_string().contains("`llama3`"));
         let refusing = template(Some("{{ raise_exception('roles must alternate') }}"));
         let message = refusing.render(&[]).unwrap_err().to_string();
         assert!(message.contains("roles must alternate") && !message.contains('\n'), "{message}");

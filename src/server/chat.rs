@@ -85,7 +85,10 @@ pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Resul
                 created: now(),
                 name: app.model_name(),
                 model: ready.model.clone(),
-                verbose: generate.is_verbose().then(|| Native::new(app.as_ref(), ready, plan, &generate, prompts)),
+                verbose: generate
+                    .verbose
+                    .unwrap_or(app.options.verbose)
+                    .then(|| Native::new(app.as_ref(), ready, plan, &generate, prompts)),
                 generate: generate.clone(),
                 after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
                 readers: conversation.readers(ready, plan.n_choices)?,
@@ -413,7 +416,7 @@ impl Reply for Chat {
             if !update.choices.is_empty() {
                 last["choices"][0]["logprobs"] = self.logprobs(&update.choices);
             }
-            if self.generate.timings_per_token.unwrap_or(false) {
+            if self.generate.timings_per_token.unwrap_or(false) && !deltas.is_empty() {
                 last["timings"] = answer.timings();
             }
             if let Some(done) = progress {

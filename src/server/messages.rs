@@ -108,10 +108,22 @@ fn tool_of(tool: &Value) -> Value {
 fn text_of(value: &Value) -> Result<String, ApiError> {
     match value {
         Value::String(text) => Ok(text.clone()),
-        Value::Array(blocks) => Ok(blocks.iter().filter_map(|block| block.get("text")?.as_str()).collect()),
+        Value::Array(blocks) => blocks.iter().map(text_of_block).collect(),
         Value::Null => Ok(String::new()),
         _ => Err(ApiError::invalid("expected a string or a list of text blocks")),
     }
+}
+
+fn text_of_block(block: &Value) -> Result<&str, ApiError> {
+    match block.get("type").and_then(Value::as_str) {
+        None | Some("text") => Ok(block.get("text").and_then(Value::as_str).unwrap_or_default()),
+        Some(_) => Err(not_text(block)),
+    }
+}
+
+fn not_text(block: &Value) -> ApiError {
+    let kind = block.get("type").and_then(Value::as_str).unwrap_or_default();
+    ApiError::invalid(format!("content blocks of type `{kind}`: this server reads text alone"))
 }
 
 /// One message: its blocks become text, thinking, tool calls, and messages of their own for what tools returned.
@@ -136,11 +148,7 @@ fn convert(message: &Value, converted: &mut Vec<Value>) -> Result<(), ApiError> 
                 let content = text_of(block.get("content").unwrap_or(&Value::Null))?;
                 converted.push(json!({ "role": "tool", "tool_call_id": of("tool_use_id"), "content": content }));
             }
-            kind => {
-                return Err(ApiError::invalid(format!(
-                    "content blocks of type `{kind}`: this server reads text alone"
-                )));
-            }
+            _ => return Err(not_text(block)),
         }
     }
     if text.is_empty() && reasoning.is_empty() && calls.is_empty() {
@@ -240,6 +248,14 @@ impl Anthropic {
     }
 }
 
+/// Adds the statistics of an answer that was repaired. Other answers have what Anthropic's have, and no more.
+fn tell_repairs(object: &mut Value, answer: &Answer) {
+    let timings = answer.timings();
+    if timings.get("stepflow").is_some() {
+        object["timings"] = timings;
+    }
+}
+
 fn stop_reason(answer: &Answer, calls_tools: bool) -> &'static str {
     match (answer.is_complete(), calls_tools, answer.stopping_word()) {
         (false, ..) => "max_tokens",
@@ -263,14 +279,12 @@ impl Reply for Anthropic {
         if update.ended {
             self.shut(&mut chunks);
             let reason = stop_reason(answer, self.calls_tools);
-            chunks.push(Chunk::named(
-                "message_delta",
-                json!({
-                    "delta": { "stop_reason": reason, "stop_sequence": answer.stopping_word() },
-                    "usage": { "output_tokens": answer.n_generated() },
-                    "timings": answer.timings(),
-                }),
-            ));
+            let mut last = json!({
+                "delta": { "stop_reason": reason, "stop_sequence": answer.stopping_word() },
+                "usage": { "output_tokens": answer.n_generated() },
+            });
+            tell_repairs(&mut last, answer);
+            chunks.push(Chunk::named("message_delta", last));
             chunks.push(Chunk::named("message_stop", json!({})));
         }
         chunks
@@ -292,7 +306,7 @@ impl Reply for Anthropic {
         object["stop_reason"] = reason.into();
         object["stop_sequence"] = answer.stopping_word().into();
         object["usage"]["output_tokens"] = answer.n_generated().into();
-        object["timings"] = answer.timings();
+        tell_repairs(&mut object, answer);
         object
     }
 

@@ -40,6 +40,8 @@ pub struct Options {
     pub slots_endpoint: bool,
     /// Whether there is a page to chat on.
     pub page: bool,
+    /// Whether answers tell the prompt and the settings that they were made with, where a request says nothing.
+    pub verbose: bool,
     /// Tokens that an answer has at most where its request says nothing.
     pub max_tokens: Option<usize>,
     /// What becomes of thinking where a request says nothing.

@@ -38,7 +38,7 @@ pub fn read<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
 #[serde(default)]
 pub struct Generate {
     pub stream: Option<bool>,
-    verbose: Option<bool>,
+    pub verbose: Option<bool>,
     pub stream_options: Option<StreamOptions>,
     pub cache_prompt: Option<bool>,
     pub return_tokens: Option<bool>,
@@ -114,10 +114,6 @@ impl<T> OneOrMany<T> {
 impl Generate {
     pub fn streams(&self) -> bool {
         self.stream.unwrap_or(false)
-    }
-
-    pub fn is_verbose(&self) -> bool {
-        self.verbose.unwrap_or(false)
     }
 
     pub fn includes_usage(&self) -> bool {

@@ -28,6 +28,8 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
                 created: now(),
                 name: app.model_name(),
                 readers: conversation.readers(ready, plan.n_choices)?,
+                tells_progress: generate.return_progress.unwrap_or(false),
+                tells_timings: generate.timings_per_token.unwrap_or(false),
                 begun: false,
                 items: Vec::new(),
                 n_events: 0,
@@ -216,6 +218,9 @@ struct Responses {
     created: u64,
     name: String,
     readers: Readers,
+    /// llama-server's additions to a stream, for who asks for them.
+    tells_progress: bool,
+    tells_timings: bool,
     begun: bool,
     items: Vec<Item>,
     n_events: u64,
@@ -345,8 +350,17 @@ impl Reply for Responses {
                 chunks.push(self.event(name, json!({ "response": response })));
             }
         }
+        if let Some(done) = update.progress.filter(|_| self.tells_progress) {
+            let mut progress =
+                self.event("response.in_progress", json!({ "response": self.response("in_progress", None) }));
+            progress.data["prompt_progress"] = answer.progress(done);
+            chunks.push(progress);
+        }
         for delta in self.readers.deltas(index, update) {
             self.push(&delta, &mut chunks);
+            if let Some(last) = chunks.last_mut().filter(|_| self.tells_timings) {
+                last.data["timings"] = answer.timings();
+            }
         }
         if update.ended {
             self.finish(&mut chunks);

@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -28,8 +30,23 @@ pub struct Response {
 
 impl Server {
     pub fn start(flags: &[&str]) -> Self {
+        Self::run(Self::command(flags))
+    }
+
+    /// With `folder` for its working directory and temporary files.
+    pub fn start_in(folder: &Path, flags: &[&str]) -> Self {
+        let mut command = Self::command(flags);
+        command.current_dir(folder).env("TMPDIR", folder);
+        Self::run(command)
+    }
+
+    fn command(flags: &[&str]) -> Command {
         let mut command = stepflow(["serve", "--port", "0", "-t", "1"].iter().chain(flags));
         command.env_remove("LLAMA_API_KEY");
+        command
+    }
+
+    fn run(command: Command) -> Self {
         let mut running = Running::start(command);
         running.wait_until(|_, stderr| stderr.contains("ready at http"));
         let said = running.stderr_so_far();

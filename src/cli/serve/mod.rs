@@ -120,6 +120,7 @@ fn options(args: &ServeArgs) -> anyhow::Result<Options> {
         metrics: server.metrics,
         slots_endpoint: !server.no_slots,
         page: !server.no_page,
+        verbose: args.model.verbose,
         max_tokens: limit(answers.predict),
         reasoning_format: match answers.reasoning_format {
             ReasoningFormat::None => stepflow::llama::chat::ReasoningFormat::None,

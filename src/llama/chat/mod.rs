@@ -57,7 +57,8 @@ struct About {
 }
 
 impl ChatTemplates {
-    /// The templates of a model, or `source` (Jinja, or `chatml`) instead. A model without any has ChatML.
+    /// The templates of a model, or `source` instead: Jinja, or the name of a template that llama.cpp has built in. A
+    /// model without any has ChatML.
     ///
     /// # Errors
     /// When a template cannot be compiled or does not render a single message of a user.

@@ -7,6 +7,7 @@
 #include "llama.h"
 #include "log.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -82,6 +83,13 @@ json describe(const common_chat_templates * templates) {
     };
     about["tool_use_source"] = tool_use.empty() ? json() : json(tool_use);
     return about;
+}
+
+// Whether a template is the name of one that llama.cpp has built in, as code and not as Jinja.
+bool is_built_in(const std::string & source) {
+    std::vector<const char *> names(llama_chat_builtin_templates(nullptr, 0));
+    llama_chat_builtin_templates(names.data(), names.size());
+    return std::find(names.begin(), names.end(), source) != names.end();
 }
 
 common_chat_templates_inputs inputs_of(const json & request) {
@@ -228,7 +236,12 @@ void sf_chat_free(common_chat_templates * templates) { common_chat_templates_fre
 
 int32_t sf_chat_apply(const common_chat_templates * templates, Text request, Sink sink) {
     return guarded(sink, [&] {
-        const auto inputs = inputs_of(json::parse(request.str()));
+        auto inputs = inputs_of(json::parse(request.str()));
+        const std::string source = common_chat_templates_source(templates);
+        inputs.use_jinja = !is_built_in(source);
+        if (!inputs.use_jinja && !inputs.tools.empty()) {
+            throw std::invalid_argument("the built-in template " + source + " has no tools; give its Jinja instead");
+        }
         return to_json(common_chat_templates_apply(templates, inputs), inputs.continue_final_message).dump_safe();
     });
 }
