@@ -56,7 +56,13 @@ fn a_built_in_template_goes_by_its_name() {
     assert_eq!(applied.prompt, prompt);
     assert_eq!(read(&applied, "<think>no</think>"), message("", "<think>no</think>"));
     let refused = templates.apply(&with_tools()).unwrap_err().to_string();
-    assert!(refused.contains("command-r has no tools"), "{refused}");
+    assert!(refused.contains("tools: expected none"), "{refused}");
+
+    // What resembles a built-in template is rendered as that one where Jinja is not wanted.
+    let plain = ChatInput { jinja: false, ..says("hi") };
+    assert_eq!(open(TAGS).apply(&plain).unwrap().prompt, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+    let unknown = open("{{ messages[0].content }}!").apply(&plain).unwrap_err().to_string();
+    assert!(unknown.contains("not supported"), "{unknown}");
 }
 
 #[test]

@@ -236,6 +236,7 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
         }),
         json_schema,
         grammar,
+        jinja: options.jinja,
         add_generation_prompt,
         continue_final_message,
         reasoning_format: fields.reasoning_format.unwrap_or(options.reasoning_format),

@@ -50,6 +50,8 @@ pub struct Options {
     pub enable_thinking: Option<bool>,
     /// Tokens of thinking where a request says nothing.
     pub reasoning_budget: Option<usize>,
+    /// Whether the chat template is run as Jinja.
+    pub jinja: bool,
     /// Variables of the chat template; a request's come over them.
     pub template_kwargs: Map<String, Value>,
     /// Whether a last message of the assistant's is gone on with.

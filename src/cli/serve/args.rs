@@ -41,10 +41,10 @@ pub struct AnswerArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: TemplateArgs,
-    /// Jinja templates; always on.
+    /// Runs the chat template as Jinja, as it does by default.
     #[arg(long, overrides_with = "no_jinja")]
     pub jinja: bool,
-    /// Taken for llama-server's sake; templates are Jinja always.
+    /// Takes the template that llama.cpp has built in and that the chat template resembles: no tools, no thinking.
     #[arg(long)]
     pub no_jinja: bool,
     /// `none` leaves thinking in the content; the others set it apart as `reasoning_content`.

@@ -134,6 +134,7 @@ fn options(args: &ServeArgs) -> anyhow::Result<Options> {
             Switch::Auto => None,
         },
         reasoning_budget: limit(answers.reasoning_budget),
+        jinja: !answers.no_jinja,
         template_kwargs: input::template_kwargs(answers.template.chat_template_kwargs.as_deref())?,
         prefill_assistant: !answers.no_prefill_assistant,
     })

@@ -47,6 +47,9 @@ pub struct ChatInput {
     pub json_schema: Option<Value>,
     /// A grammar (GBNF) that the answer must obey; empty for none.
     pub grammar: String,
+    /// Whether the template is run as Jinja. If not, llama.cpp looks for one it has built in that it resembles, which
+    /// has neither tools nor thinking.
+    pub jinja: bool,
     /// Whether the prompt ends where the answer begins. Must be off for `continue_final_message`.
     pub add_generation_prompt: bool,
     /// Whether the last message is continued: a boolean, or which part is open (`reasoning_content` or `content`).
@@ -71,6 +74,7 @@ impl Default for ChatInput {
             parallel_tool_calls: false,
             json_schema: None,
             grammar: String::new(),
+            jinja: true,
             add_generation_prompt: true,
             continue_final_message: Value::Null,
             echo: false,

@@ -101,6 +101,7 @@ common_chat_templates_inputs inputs_of(const json & request) {
     const json & schema = request.at("json_schema");
     inputs.json_schema = schema.is_null() ? "" : schema.dump();
     inputs.grammar = request.at("grammar").get<std::string>();
+    inputs.use_jinja = request.at("jinja").get<bool>();
     inputs.add_generation_prompt = request.at("add_generation_prompt").get<bool>();
     inputs.continue_final_message = common_chat_continuation_parse(request.at("continue_final_message"));
     inputs.reasoning_format = common_reasoning_format_from_name(request.at("reasoning_format"));
@@ -237,10 +238,9 @@ void sf_chat_free(common_chat_templates * templates) { common_chat_templates_fre
 int32_t sf_chat_apply(const common_chat_templates * templates, Text request, Sink sink) {
     return guarded(sink, [&] {
         auto inputs = inputs_of(json::parse(request.str()));
-        const std::string source = common_chat_templates_source(templates);
-        inputs.use_jinja = !is_built_in(source);
+        inputs.use_jinja = inputs.use_jinja && !is_built_in(common_chat_templates_source(templates));
         if (!inputs.use_jinja && !inputs.tools.empty()) {
-            throw std::invalid_argument("the built-in template " + source + " has no tools; give its Jinja instead");
+            throw std::invalid_argument("tools: expected none; without Jinja a template has no place for them");
         }
         return to_json(common_chat_templates_apply(templates, inputs), inputs.continue_final_message).dump_safe();
     });
