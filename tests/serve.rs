@@ -196,6 +196,8 @@ fn anthropic_and_responses_clients_get_their_own_forms() {
     let ask = json!({ "input": QUESTION, "temperature": 0, "max_output_tokens": 100 });
     let response = server.ask("/v1/responses", ask.clone());
     assert_eq!(text(&response, "/output/1/content/0/text"), said, "{response}");
+    let n_thinking = response["usage"]["output_tokens_details"]["reasoning_tokens"].as_u64();
+    assert!(n_thinking > Some(5) && n_thinking < response["usage"]["output_tokens"].as_u64(), "{response}");
     let mut streamed = ask;
     streamed["stream"] = true.into();
     let (events, _) = server.stream("/v1/responses", streamed);
@@ -244,7 +246,11 @@ fn tokens_templates_and_the_servers_own_affairs() {
     let models = server.get("/v1/models").json();
     assert_eq!((text(&models, "/data/0/id"), &models["data"][0]["aliases"]), ("a", &json!(["a", "b"])));
     assert_eq!(server.get("/slots").json().as_array().unwrap().len(), 2);
-    server.ask("/completion", json!({ "prompt": "x", "n_predict": 5 }));
+    for _ in 0..5 {
+        server.ask("/completion", json!({ "prompt": "x", "n_predict": 1 }));
+        let metrics = server.get("/metrics").body;
+        assert!(metrics.contains("\nllamacpp:requests_processing 0\n"), "an answer is over when its client has it");
+    }
     let metrics = server.get("/metrics").body;
     assert!(metrics.contains("\nllamacpp:tokens_predicted_total 5\n"), "{metrics}");
     assert!(server.get("/").body.starts_with("<!doctype html>"));

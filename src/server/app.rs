@@ -127,7 +127,8 @@ impl App {
     }
 
     fn observed(self: &Arc<Self>, mut work: Work) -> Work {
-        work.id = self.next_job.fetch_add(1, Ordering::Relaxed);
+        let job = self.next_job.fetch_add(1, Ordering::Relaxed);
+        work.id = job;
         let app = self.clone();
         let mut since = Instant::now();
         let mut is_first = true;
@@ -138,12 +139,22 @@ impl App {
                     app.metrics.count_token(is_first, since);
                     (is_first, since) = (false, Instant::now());
                 }
-                SlotEvent::Ended(ended) => app.metrics.count_answer(ended),
-                SlotEvent::Prompt { .. } | SlotEvent::Failed(_) => {}
+                SlotEvent::Ended(ended) => {
+                    app.metrics.count_answer(ended);
+                    app.note_end(job);
+                }
+                SlotEvent::Failed(_) => app.note_end(job),
+                SlotEvent::Prompt { .. } => {}
             }
             tell(event)
         });
         work
+    }
+
+    /// Notes that a job is over before its client is told so, who may look at the slots next.
+    fn note_end(&self, job: u64) {
+        let Some(ready) = self.ready.get() else { return };
+        ready.slots().iter_mut().filter(|slot| slot.job == Some(job)).for_each(|slot| slot.job = None);
     }
 
     /// Remembers an answer under the name that its response has, and forgets the oldest beyond the limit.

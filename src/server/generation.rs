@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::engine::{Ended, SlotEvent, Stop, Timings, TokenChoice};
 use crate::llama::{Model, Token};
+use crate::trace::Segment;
 
 use super::app::{App, Told};
 use super::error::ApiError;
@@ -26,6 +27,7 @@ pub struct Answer {
     pub slot: usize,
     pub n_prompt: usize,
     pub n_cached: usize,
+    pub n_thinking: usize,
     pub text: String,
     pub tokens: Vec<Token>,
     pub choices: Vec<(Token, TokenChoice)>,
@@ -203,7 +205,8 @@ impl Generation {
                 (answer.slot, answer.n_prompt, answer.n_cached, answer.timings) = (slot, total, cached, timings);
                 update.progress = Some(done);
             }
-            SlotEvent::Token { token, text, choice, timings, .. } => {
+            SlotEvent::Token { token, text, segment, choice, timings } => {
+                answer.n_thinking += usize::from(segment == Segment::Thinking);
                 update.first = answer.tokens.is_empty();
                 answer.text.push_str(&text);
                 answer.tokens.push(token);

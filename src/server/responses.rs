@@ -235,7 +235,7 @@ impl Responses {
                 "output_tokens": answer.n_generated(),
                 "total_tokens": answer.n_prompt + answer.n_generated(),
                 "input_tokens_details": { "cached_tokens": n_cached },
-                "output_tokens_details": { "reasoning_tokens": 0 },
+                "output_tokens_details": { "reasoning_tokens": answer.n_thinking },
             })
         });
         let reason = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));
