@@ -321,3 +321,74 @@ fn step_maps_of_answers_at_once_and_as_jobs() {
         .post("/v1/saliency", &json!({ "trace": { "stepflow_trace": 1 } }))
         .assert_error(400, "invalid_request_error");
 }
+
+/// A trace of `n` tokens, a step each.
+fn trace_of_short_steps(n: usize) -> Value {
+    let tokens = vec![json!({ "id": 5, "piece": "a", "segment": "thinking" }); n];
+    let steps: Vec<_> = (0..n).map(|i| json!({ "segment": "thinking", "start": i, "end": i + 1 })).collect();
+    json!({
+        "stepflow_trace": 1, "model": {}, "family": "think-tags",
+        "markers": { "think_start": "<think>", "think_end": "</think>" }, "tokens": tokens, "steps": steps,
+    })
+}
+
+#[test]
+fn attention_waits_for_no_job_and_a_cancelled_job_is_gone() {
+    let server = Server::start(&[]);
+    let (short, long) = (trace_of_short_steps(3), trace_of_short_steps(150));
+    let probe = |trace: &Value| json!({ "trace": trace, "method": "probe" });
+    let submit = |trace: &Value| {
+        let job = server.ask_accepted("/v1/saliency", probe(trace));
+        format!("/v1/saliency/{}", text(&job, "/id"))
+    };
+    let status = |path: &str| text(&server.get(path).json(), "/status").to_owned();
+    // Some 270,000 forwards: it outlasts the test.
+    let running = submit(&long);
+    while status(&running) == "waiting" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let attention = || server.ask("/v1/saliency", json!({ "trace": short }));
+    assert_eq!(text(&attention(), "/layers/11/maps/0/metric"), "attention");
+
+    // More than tokio has threads that may block.
+    for _ in 0..600 {
+        let path = submit(&short);
+        server.request("DELETE", &path, &[], "");
+        server.get(&path).assert_error(404, "not_found_error");
+    }
+    let waiting: Vec<_> = (0..8).map(|_| submit(&short)).collect();
+    assert!(waiting.iter().all(|path| status(path) == "waiting"));
+    server.post("/v1/saliency", &probe(&short)).assert_error(429, "rate_limit_error");
+    attention();
+    server.request("DELETE", &waiting[3], &[], "");
+    submit(&short);
+    assert_eq!(status(&running), "running", "nothing of this has waited for it");
+
+    server.request("DELETE", &running, &[], "");
+    while status(&waiting[7]) != "done" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn maps_are_of_layers_that_exist_and_of_limited_size() {
+    let server = Server::start(&[]);
+    let refused = |body: Value, says: &str| {
+        let response = server.post("/v1/saliency", &body);
+        response.assert_error(400, "invalid_request_error");
+        assert!(text(&response.json(), "/error/message").contains(says), "{response:?}");
+    };
+    let (short, long) = (trace_of_short_steps(3), trace_of_short_steps(600));
+    refused(json!({ "trace": short, "layers": [] }), "layers: expected numbers from 0 to 11, found none");
+    refused(json!({ "trace": short, "layers": [0, 12, 3] }), "layers: expected numbers from 0 to 11, found 12");
+    let layers = [vec![7; 100_000], vec![2]].concat();
+    let maps = server.ask("/v1/saliency", json!({ "trace": short, "layers": layers }));
+    let layers: Vec<_> = maps["layers"].as_array().unwrap().iter().map(|layer| &layer["layer"]).collect();
+    assert_eq!(layers, [2, 7]);
+
+    // 600 x 600 cells of 12 layers, and of 3 layers with 5 numbers each.
+    refused(json!({ "trace": long }), "at most 4000000 cells, found 4320000");
+    refused(json!({ "trace": long, "method": "probe", "layers": [0, 1, 2] }), "at most 4000000 cells, found 5400000");
+    let maps = server.ask("/v1/saliency", json!({ "trace": long, "layers": [0] }));
+    assert_eq!(maps["layers"][0]["maps"][0]["values"][599].as_array().unwrap().len(), 600);
+}

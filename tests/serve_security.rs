@@ -65,13 +65,13 @@ fn bodies_and_heads_that_are_too_large() {
     let body = json!({ "prompt": "x".repeat(2000) });
     server.post("/completion", &body).assert_error(413, "invalid_request_error");
     // Said to be larger than anything, and never sent.
-    let head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n{";
+    let head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n{";
     server.raw(head.as_bytes()).assert_error(413, "invalid_request_error");
-    let response =
-        server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(1_000_000)).as_bytes());
+    let response = server
+        .raw(format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "y".repeat(1_000_000)).as_bytes());
     assert_eq!(response.status, 431, "{response:?}");
     let many: String = (0..200).map(|i| format!("X-{i}: y\r\n")).collect();
-    let response = server.raw(format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes());
+    let response = server.raw(format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{many}\r\n").as_bytes());
     assert_eq!(response.status, 431, "{response:?}");
     lives(&server);
 }
@@ -85,6 +85,9 @@ fn small_requests_that_would_take_much_are_refused() {
         json!({ "prompt": "a", "grammar": format!("root ::= r0\n{rules}r18000 ::= \"a\"\n") }),
         json!({ "prompt": vec!["a"; 1000], "n": 128 }),
         json!({ "prompt": "a", "logit_bias": vec![json!([5, 1.0]); 100_000] }),
+        json!({ "prompt": "a", "logit_bias": { "x ".repeat(100_000): 1 } }),
+        json!({ "prompt": "a", "samplers": "t".repeat(100_000) }),
+        json!({ "prompt": "a", "n_probs": 1_000_000 }),
         json!({ "prompt": "a", "dry_sequence_breakers": ["\0"] }),
         json!({ "prompt": "a", "dry_sequence_breakers": vec!["x"; 1000] }),
         json!({ "prompt": "a", "stop": vec!["x"; 1000] }),
@@ -117,7 +120,7 @@ fn clients_that_send_slowly_or_nothing_are_let_go() {
     let mut head = server.connect();
     head.write_all(b"GET /health HTTP/1.1\r\nHo").unwrap();
     let mut body = server.connect();
-    body.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    body.write_all(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").unwrap();
     let mut drip = server.connect();
     drip.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
     // A byte now and then does not keep a connection open.
@@ -180,7 +183,7 @@ fn no_text_of_a_request_leads_to_a_file() {
             assert!(response.status != 500 && !response.body.contains("the-secret-text"), "{body}: {response:?}");
         }
         for target in [name.to_owned(), format!("/{name}"), format!("/v1/saliency/{}", name.replace('/', "%2F"))] {
-            let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let response = server.raw(request.as_bytes());
             assert!(response.status >= 400 && !response.body.contains("the-secret-text"), "{target}: {response:?}");
         }
@@ -193,7 +196,8 @@ fn no_text_of_a_request_leads_to_a_file() {
 fn headers_cannot_be_smuggled_in() {
     let server = Server::start(&["--cors-origins", "https://good.example", "--alias", "m"]);
     for origin in ["https://evil.example", "https://good.example\r\nX-Injected: 1", "https://good.example.evil"] {
-        let request = format!("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: {origin}\r\n\r\n");
+        let request =
+            format!("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: {origin}\r\n\r\n");
         let response = server.raw(request.as_bytes());
         let allowed = response.header("access-control-allow-origin");
         assert!(allowed.is_none_or(|allowed| allowed == "https://good.example"), "{response:?}");
@@ -205,9 +209,9 @@ fn headers_cannot_be_smuggled_in() {
     assert!(server.post("/v1/messages", &body).header("x-injected").is_none());
     for request in [
         "GET /health\r\nX: y HTTP/1.1\r\n\r\n",
-        "GET /health HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n",
-        "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ",
-        "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nBad Header: y\r\n\r\n",
+        "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   ",
+        "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         "\0\0\0\0\r\n\r\n",
     ] {
         assert_eq!(server.raw(request.as_bytes()).status, 400, "{request:?}");
@@ -259,7 +263,7 @@ fn a_client_that_is_gone_frees_its_slot() {
     let server = Server::start(&["-np", "1", "-c", "8192"]);
     let body = json!({ "prompt": "<think>\nTom", "n_predict": 8000, "ignore_eos": true, "stream": true }).to_string();
     let mut client = server.connect();
-    let head = format!("POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let head = format!("POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     client.write_all(head.as_bytes()).unwrap();
     client.read_exact(&mut [0; 2000]).unwrap();
     let busy = || server.get("/slots").json()[0]["is_processing"].as_bool().unwrap();
@@ -271,6 +275,34 @@ fn a_client_that_is_gone_frees_its_slot() {
     }
     let generated = server.get("/metrics");
     generated.assert_error(501, "not_supported_error");
+}
+
+#[test]
+fn names_that_could_be_a_foreign_pages_are_not_the_servers() {
+    let ask = |server: &Server, host: &str| {
+        server
+            .raw(
+                format!(
+                    "GET /props HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+                )
+                .as_bytes(),
+            )
+            .status
+    };
+    let server = Server::start(&["--cors-origins", "https://llm.example"]);
+    for (host, status) in [
+        ("localhost:8080", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("llm.example", 200),
+        ("evil.example:8080", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example:80", 403),
+    ] {
+        assert_eq!(ask(&server, host), status, "{host}");
+    }
+    assert_eq!(ask(&Server::start(&["--api-key", KEY]), "any.example"), 200, "a foreign page has no key");
 }
 
 #[test]
@@ -298,12 +330,16 @@ fn killed_under_load_it_leaves_no_file_and_starts_again_on_the_same_port() {
     let endless = json!({ "prompt": "<think>\nTom", "ignore_eos": true, "stream": true }).to_string();
     let clients = [(); 4].map(|()| {
         let mut client = server.connect();
-        write!(client, "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{endless}", endless.len())
-            .unwrap();
+        write!(
+            client,
+            "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{endless}",
+            endless.len()
+        )
+        .unwrap();
         client
     });
     let mut cut_off = server.connect();
-    cut_off.write_all(b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    cut_off.write_all(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").unwrap();
     while server.get("/slots").json().as_array().unwrap().iter().any(|slot| slot["is_processing"] == false) {}
     drop(server);
     drop(clients);

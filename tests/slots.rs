@@ -177,6 +177,32 @@ fn who_goes_away_frees_the_slot_and_others_go_on() {
     assert_eq!(ended(&heard).n_generated, 30);
 }
 
+/// A job that does not end before its context.
+fn endless(model: &Model, tokens: Vec<Token>) -> (Work, Receiver<SlotEvent>) {
+    let ends = (0..model.n_vocab() as i32).map(Token).filter(|&token| model.is_end(token));
+    let logit_bias = ends.map(|token| (token, f32::NEG_INFINITY)).collect();
+    let (mut work, told) = work(model, tokens, usize::MAX, StepFlowConfig::default());
+    work.sampler = Sampler::new(&SamplingParams { temp: 0.0, logit_bias, ..SamplingParams::default() }, model);
+    (work, told)
+}
+
+#[test]
+fn beside_a_full_slot_and_in_small_batches_others_go_on() {
+    let (_, model) = models().remove(0);
+    let paper = StepFlowConfig::paper();
+    let params = ContextParams { n_batch: 2, n_ubatch: 2, ..params(600, true) };
+    let mut slots = Slots::new(model.clone(), &params, Some(&paper), Family::Implicit.markers(), N, None).unwrap();
+    let prompt = tokenize(&model, "One. Two").0;
+    let long = prompt.iter().copied().cycle().take(slots.n_ctx() - 10).collect();
+    let told = [prompt.clone(), long, prompt].map(|tokens| {
+        let (work, told) = endless(&model, tokens);
+        slots.start(work);
+        told
+    });
+    run(&mut slots);
+    told.iter().for_each(|told| assert_eq!(ended(told).stop, Stop::ContextFull));
+}
+
 #[test]
 fn a_full_context_ends_answers_and_refuses_prompts() {
     let (_, model) = models().remove(0);
@@ -184,11 +210,7 @@ fn a_full_context_ends_answers_and_refuses_prompts() {
     for streams in [true, false] {
         let mut slots = slots(&model, streams);
         let n_ctx = slots.n_ctx();
-        let ends = (0..model.n_vocab() as i32).map(Token).filter(|&token| model.is_end(token));
-        let logit_bias = ends.map(|token| (token, f32::NEG_INFINITY)).collect();
-        let (mut endless, told) = work(&model, prompt.clone(), usize::MAX, StepFlowConfig::default());
-        let sampling = SamplingParams { temp: 0.0, logit_bias, ..SamplingParams::default() };
-        endless.sampler = Sampler::new(&sampling, &model);
+        let (endless, told) = endless(&model, prompt.clone());
         slots.start(endless);
         run(&mut slots);
         let full = ended(&told);

@@ -52,6 +52,7 @@ struct Running {
     /// Prompt tokens that no repair reaches.
     reusable: usize,
     n_generated: usize,
+    /// Tokens of thinking that is marked: without a mark at its beginning nothing tells it from the answer.
     n_thinking: usize,
     started: Instant,
     prompt_done: Option<Instant>,
@@ -106,8 +107,10 @@ impl Slots {
     ) -> Result<Self, EngineError> {
         let off = StepFlowConfig::default();
         // A recurrent state takes no row that is forgotten again.
-        let streams = params.streams && !model.is_recurrent();
-        let params = ContextParams { n_sequences: n as u32, streams, ..params.clone() };
+        let streams = params.streams && !model.is_recurrent() && !model.is_hybrid();
+        // A step decodes a token of every slot at once.
+        let (n_batch, n_ubatch) = (params.n_batch.max(n as u32), params.n_ubatch.max(n as u32));
+        let params = ContextParams { n_sequences: n as u32, streams, n_batch, n_ubatch, ..params.clone() };
         let (mut context, control) = open(model, &params, stepflow.unwrap_or(&off), adapter.as_mut())?;
         warm_up(&mut context, control.as_ref())?;
         if let Some(control) = &control {
@@ -155,6 +158,9 @@ impl Slots {
 
     /// Takes a job into a free slot; there must be one. What keeps it from running is told to the job itself.
     pub fn start(&mut self, mut work: Work) {
+        if !(work.is_wanted)() {
+            return;
+        }
         let (n_prompt, n_ctx) = (work.tokens.len(), self.n_ctx());
         let refused = match n_prompt {
             0 => Some(EngineError::EmptyPrompt),
@@ -307,6 +313,7 @@ impl Slots {
         let slot = &mut self.slots[i];
         slot.tokens.truncate(n_ctx - 1);
         slot.untouched = slot.untouched.min(slot.tokens.len());
+        self.context.truncate(i as u32, slot.tokens.len());
         Row { sequence: i as u32, logits: true, ..Row::plain(Token(0), slot.tokens.len()) }
     }
 
@@ -334,7 +341,7 @@ impl Slots {
             return self.finish(i, Stop::Length);
         }
         let model = self.context.model();
-        let thinking = running.tracker.next_segment() == Segment::Thinking;
+        let thinking = running.tracker.next_segment() == Segment::Thinking && self.markers.think_start.is_some();
         let budget = running.work.budget.as_mut();
         let forced = budget.and_then(|budget| budget.forced_token(thinking, running.n_thinking, model));
         let chosen = running.work.choose(&self.context, batch_row, thinking, forced);
@@ -355,7 +362,7 @@ impl Slots {
         }
         let piece = model.piece(token);
         let tracked = running.tracker.push(&piece, true);
-        running.n_thinking += usize::from(tracked.segment == Segment::Thinking);
+        running.n_thinking += usize::from(tracked.segment == Segment::Thinking && self.markers.think_start.is_some());
         let hidden = model.is_control(token) && !running.work.preserved.contains(&token);
         let (text, stop) = running.text.push(if hidden { &[] } else { &piece });
         let timings = running.timings();
@@ -402,9 +409,10 @@ impl Slots {
         {
             tokens.push(row.token);
         }
-        let n_generated = running.n_generated;
-        let ended = Ended { stop, text, n_generated, timings, stats, tokens, tracker: running.tracker };
-        (running.work.on_event)(SlotEvent::Ended(Box::new(ended)));
+        let Running { n_generated, n_thinking, tracker, .. } = running;
+        let ended = Ended { stop, text, n_generated, n_thinking, timings, stats, tokens, tracker };
+        let mut on_event = running.work.on_event;
+        on_event(SlotEvent::Ended(Box::new(ended)));
     }
 
     fn fail(&mut self, i: usize, error: EngineError) {

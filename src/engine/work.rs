@@ -39,6 +39,8 @@ pub struct Work {
     pub slot: Option<usize>,
     /// The most likely tokens to report beside each chosen one; `None` reports nothing.
     pub alternatives: Option<Alternatives>,
+    /// Whether anyone still waits for it.
+    pub is_wanted: Box<dyn Fn() -> bool + Send>,
     /// Told what happens; `false` ends the work.
     pub on_event: Box<dyn FnMut(SlotEvent) -> bool + Send>,
 }
@@ -105,6 +107,8 @@ pub struct Ended {
     pub text: String,
     /// Tokens generated, the end token included.
     pub n_generated: usize,
+    /// How many of them were thinking, where the model's family marks the beginning of it.
+    pub n_thinking: usize,
     /// How long it took.
     pub timings: Timings,
     /// What StepFlow did.
@@ -173,6 +177,7 @@ impl Work {
             cache_prompt: true,
             slot: None,
             alternatives: None,
+            is_wanted: Box::new(|| true),
             on_event,
         }
     }

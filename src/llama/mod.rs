@@ -16,6 +16,7 @@ mod model;
 mod out_product;
 mod quantize;
 mod sampler;
+mod stack;
 mod tensor;
 mod trampoline;
 

@@ -12,6 +12,14 @@ use crate::gguf::Gguf;
 use super::LlamaError;
 use super::backend::{backend, take_complaint};
 use super::devices::backends;
+use super::stack::on_stack;
+
+/// Texts of more bytes are tokenized on a stack of their own: where llama.cpp splits words by std::regex, that recurses
+/// over every letter of a word.
+const LONG_TEXT: usize = 1024;
+
+/// In bytes, of std::regex for one letter.
+const STACK_PER_BYTE: usize = 1024;
 
 /// A token of a vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,6 +138,11 @@ impl Model {
         self.inner.is_recurrent()
     }
 
+    /// Whether some layers of it keep a recurrent state, and others attend.
+    pub fn is_hybrid(&self) -> bool {
+        self.inner.is_hybrid()
+    }
+
     /// One line such as `qwen2 7B Q4_K - Medium`.
     pub fn description(&self) -> String {
         let mut buffer = [0u8; 256];
@@ -158,7 +171,12 @@ impl Model {
     /// Tokens of `text`. `special` reads texts such as `<think>` as the tokens they name; `add_bos` puts the model's
     /// first token in front where it wants one.
     pub fn tokenize(&self, text: &str, add_bos: bool, special: bool) -> Vec<Token> {
-        self.inner.vocab().tokenize(text.as_bytes(), add_bos, special).into_iter().map(|t| Token(t.0)).collect()
+        let tokens = || self.inner.vocab().tokenize(text.as_bytes(), add_bos, special);
+        let tokens = match text.len() {
+            ..=LONG_TEXT => tokens(),
+            n => on_stack(n * STACK_PER_BYTE, tokens).expect("the system has room for a thread"),
+        };
+        tokens.into_iter().map(|token| Token(token.0)).collect()
     }
 
     /// The text of a token, special ones included. It may end inside a UTF-8 character.

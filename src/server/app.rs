@@ -97,6 +97,8 @@ impl App {
     /// # Errors
     /// While the model is loaded, or when the queue is full.
     pub fn ready_for_more(&self) -> Result<&Ready, ApiError> {
+        // Clients that have gone leave their place to others.
+        self.queue.retain(|work| (work.is_wanted)());
         if self.queue.len() >= self.options.queue { Err(self.overloaded()) } else { self.ready() }
     }
 

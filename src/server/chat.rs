@@ -22,6 +22,7 @@ use super::guard::Body;
 use super::plan::{GrammarPlan, Plan, Prompt};
 use super::reading::Readers;
 use super::request::{Generate, read};
+use super::tools;
 
 /// Likeliest tokens that `logprobs` reports where `top_logprobs` says nothing; llama-server's number.
 const TOP_LOGPROBS: usize = 20;
@@ -45,6 +46,7 @@ struct Fields {
     reasoning_budget_tokens: Option<i64>,
     thinking_budget_tokens: Option<i64>,
     reasoning_budget_message: Option<String>,
+    echo: Option<bool>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
 }
@@ -61,6 +63,12 @@ struct ResponseFormat {
 #[serde(default)]
 struct SchemaOf {
     schema: Option<Value>,
+}
+
+/// Leaves a request's other answers out, for APIs that have a place for one alone.
+pub fn one_answer(chat: &mut Map<String, Value>) {
+    chat.shift_remove("n");
+    chat.shift_remove("n_cmpl");
 }
 
 /// A conversation, rendered, and how its answers are to be read.
@@ -196,9 +204,9 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
     let options = &app.options;
     let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
     check_messages(messages)?;
-    let has_tools = fields.tools.as_ref().and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
+    let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
     let grammar = fields.grammar.clone().unwrap_or_default();
-    if has_tools && fields.grammar.is_some() && fields.tool_choice.as_ref().and_then(Value::as_str) != Some("none") {
+    if !tools.is_null() && fields.grammar.is_some() && tool_choice != ToolChoice::None {
         return Err(ApiError::invalid("Cannot use custom grammar constraints with tools."));
     }
     let json_schema = json_schema(fields)?;
@@ -229,8 +237,8 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
     let (continue_final_message, add_generation_prompt) = continuation(app, fields, messages)?;
     Ok(ChatInput {
         messages: messages.iter().cloned().map(Value::Object).collect(),
-        tools: fields.tools.clone().filter(|_| has_tools).unwrap_or(Value::Null),
-        tool_choice: tool_choice(fields.tool_choice.as_ref())?,
+        tools,
+        tool_choice,
         parallel_tool_calls: fields.parallel_tool_calls.unwrap_or_else(|| {
             ready.templates.caps().get("supports_parallel_tool_calls").and_then(Value::as_bool).unwrap_or(false)
         }),
@@ -242,7 +250,7 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
         reasoning_format: fields.reasoning_format.unwrap_or(options.reasoning_format),
         enable_thinking,
         chat_template_kwargs: kwargs,
-        echo: false,
+        echo: fields.echo.unwrap_or(false),
     })
 }
 
@@ -297,15 +305,6 @@ fn json_schema(fields: &Fields) -> Result<Option<Value>, ApiError> {
     }
     // An empty schema means any object.
     Ok(schema.map(|schema| if schema.as_object().is_some_and(Map::is_empty) { any() } else { schema }))
-}
-
-fn tool_choice(value: Option<&Value>) -> Result<ToolChoice, ApiError> {
-    match value {
-        None | Some(Value::Null) => Ok(ToolChoice::Auto),
-        // OpenAI's form for one function; llama.cpp knows no narrower word than this.
-        Some(Value::Object(_)) => Ok(ToolChoice::Required),
-        Some(choice) => read(choice).map_err(|error| error.within("tool_choice")),
-    }
 }
 
 /// Whether the last message is gone on with, and whether a new one is opened.

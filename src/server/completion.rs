@@ -149,7 +149,7 @@ impl Native {
             "tokens_cached": answer.ended.as_ref().map_or(0, |ended| ended.tokens.len()),
             "timings": answer.timings(),
         });
-        if !answer.choices.is_empty() && !self.generate.streams() {
+        if !answer.choices.is_empty() {
             object["completion_probabilities"] = probabilities(&answer.choices, self.after_sampling, &self.model);
         }
         self.selected(object)

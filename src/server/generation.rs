@@ -13,7 +13,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::engine::{Ended, SlotEvent, Stop, Timings, TokenChoice};
 use crate::llama::{Model, Token};
-use crate::trace::Segment;
 
 use super::app::{App, Told};
 use super::error::ApiError;
@@ -27,9 +26,9 @@ pub struct Answer {
     pub slot: usize,
     pub n_prompt: usize,
     pub n_cached: usize,
-    pub n_thinking: usize,
     pub text: String,
     pub tokens: Vec<Token>,
+    /// Those of an answer that is not streamed; a stream tells them as they come.
     pub choices: Vec<(Token, TokenChoice)>,
     pub timings: Timings,
     pub ended: Option<Arc<Ended>>,
@@ -101,6 +100,7 @@ pub struct Generation {
     told: UnboundedReceiver<Told>,
     answers: Vec<Answer>,
     reply: Box<dyn Reply>,
+    streamed: bool,
     pending: VecDeque<Event>,
     over: bool,
 }
@@ -109,7 +109,7 @@ impl Generation {
     /// `n` answers, of which `told` hears.
     pub fn new(app: Arc<App>, n: usize, told: UnboundedReceiver<Told>, reply: Box<dyn Reply>) -> Self {
         let answers = (0..n).map(|_| Answer::default()).collect();
-        Self { app, told, answers, reply, pending: VecDeque::new(), over: false }
+        Self { app, told, answers, reply, streamed: false, pending: VecDeque::new(), over: false }
     }
 
     /// The response: a stream begins when the first answer has got a slot, so that what is refused until then has a
@@ -122,6 +122,7 @@ impl Generation {
             }
             return Ok(axum::Json(self.reply.whole(&self.answers)).into_response());
         }
+        self.streamed = true;
         let first = self.told.recv().await;
         self.push(first)?;
         let events = stream::unfold(self, |mut this| async move { this.next().await.map(|event| (Ok(event), this)) });
@@ -205,14 +206,15 @@ impl Generation {
                 (answer.slot, answer.n_prompt, answer.n_cached, answer.timings) = (slot, total, cached, timings);
                 update.progress = Some(done);
             }
-            SlotEvent::Token { token, text, segment, choice, timings } => {
-                answer.n_thinking += usize::from(segment == Segment::Thinking);
+            SlotEvent::Token { token, text, choice, timings, .. } => {
                 update.first = answer.tokens.is_empty();
                 answer.text.push_str(&text);
                 answer.tokens.push(token);
                 answer.timings = timings;
                 update.choices.extend(choice.map(|choice| (token, choice)));
-                answer.choices.extend_from_slice(&update.choices);
+                if !self.streamed {
+                    answer.choices.extend_from_slice(&update.choices);
+                }
                 (update.text, update.tokens) = (text, vec![token]);
             }
             SlotEvent::Ended(ended) if ended.stop == Stop::Cancelled => return Err(ApiError::shutting_down()),
@@ -249,6 +251,11 @@ impl Answer {
     /// Tokens generated.
     pub fn n_generated(&self) -> usize {
         self.ended.as_ref().map_or(self.tokens.len(), |ended| ended.n_generated)
+    }
+
+    /// Tokens of thinking, once it is over.
+    pub fn n_thinking(&self) -> usize {
+        self.ended.as_ref().map_or(0, |ended| ended.n_thinking)
     }
 
     /// Whether the model came to an end of its own, or to a stop text.

@@ -1,5 +1,6 @@
 //! What every request passes: keys, origins, limits; and how its body is read.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -92,6 +93,11 @@ fn check(options: &Options, request: &Request) -> Result<(), ApiError> {
     if request.method() == Method::OPTIONS {
         return Ok(());
     }
+    if options.keys.is_empty() && options.is_local() && !is_known_host(options, headers) {
+        return Err(ApiError::forbidden(
+            "Without an API key this server answers to localhost and to addresses; --cors-origins can add a name",
+        ));
+    }
     // A browser sends some requests for a foreign page without asking first, though the page may not read the answer.
     if let Some(origin) = headers.get(header::ORIGIN)
         && !request.method().is_safe()
@@ -118,6 +124,18 @@ fn has_key(keys: &[String], headers: &HeaderMap) -> bool {
     let given = digest(given);
     let found = keys.iter().map(|key| digest(key).as_slice().ct_eq(given.as_slice()));
     found.fold(subtle::Choice::from(0), |any, this| any | this).into()
+}
+
+/// Whether a request names the server by what cannot be a foreign page's name: a page can have its own name lead to
+/// this machine, and is then of the server's origin to a browser (DNS rebinding).
+fn is_known_host(options: &Options, headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    let is_added = |origin: &String| origin == "*" || origin.split_once("://").is_some_and(|(_, added)| added == host);
+    name.eq_ignore_ascii_case("localhost")
+        || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || options.cors_origins.iter().any(is_added)
 }
 
 /// Whether a page of `origin` comes from this server.
@@ -152,7 +170,7 @@ fn preflight(allowed: bool) -> Response {
         let headers = response.headers_mut();
         let methods = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*, Authorization"));
     }
     response
 }

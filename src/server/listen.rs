@@ -87,9 +87,12 @@ impl Connections {
 
     async fn accept(self: Arc<Self>, listener: TcpListener, mut ending: watch::Receiver<bool>) {
         loop {
-            let Ok(permit) = self.room.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                _ = ending.wait_for(|ending| *ending) => return,
+            };
+            let permit = tokio::select! {
+                permit = self.room.clone().acquire_owned() => permit,
                 _ = ending.wait_for(|ending| *ending) => return,
             };
             let Ok((socket, _)) = accepted else {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::llama::chat::{Delta, Message};
 
 use super::app::App;
-use super::chat::{Conversation, n_tokens};
+use super::chat::{Conversation, n_tokens, one_answer};
 use super::error::ApiError;
 use super::generation::{Answer, Chunk, Reply, Update, random_id};
 use super::guard::Body;
@@ -63,14 +63,18 @@ fn chat_of(body: &Value) -> Result<Value, ApiError> {
         chat.insert("tools".into(), tools.into());
     }
     if let Some(choice) = body.get("tool_choice") {
-        let kind = choice.get("type").and_then(Value::as_str).unwrap_or("auto");
-        let kind = if matches!(kind, "any" | "tool") { "required" } else { kind };
-        chat.insert("tool_choice".into(), kind.into());
+        let choice = match choice.get("type").and_then(Value::as_str).unwrap_or("auto") {
+            "any" => "required".into(),
+            "tool" => json!({ "type": "function", "function": { "name": choice.get("name") } }),
+            kind => kind.into(),
+        };
+        chat.insert("tool_choice".into(), choice);
     }
     if let Some(stop) = chat.shift_remove("stop_sequences") {
         chat.insert("stop".into(), stop);
     }
     thinking(&mut chat)?;
+    one_answer(&mut chat);
     Ok(chat.into())
 }
 

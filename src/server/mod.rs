@@ -25,6 +25,7 @@ mod responses;
 mod routes;
 mod saliency;
 mod tokens;
+mod tools;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! How a server is set up.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub page: bool,
     /// Whether answers tell the prompt and the settings that they were made with, where a request says nothing.
     pub verbose: bool,
+    /// Whether the model runs with a LoRA adapter.
+    pub lora: bool,
     /// Tokens that an answer has at most where its request says nothing.
     pub max_tokens: Option<usize>,
     /// What becomes of thinking where a request says nothing.
@@ -56,6 +59,16 @@ pub struct Options {
     pub template_kwargs: Map<String, Value>,
     /// Whether a last message of the assistant's is gone on with.
     pub prefill_assistant: bool,
+}
+
+impl Options {
+    /// Whether only this machine reaches the server.
+    pub fn is_local(&self) -> bool {
+        let is_loopback = |host: &String| {
+            host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        };
+        self.hosts.iter().all(is_loopback)
+    }
 }
 
 /// Where to find what TLS needs.

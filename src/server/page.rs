@@ -1,9 +1,9 @@
 //! The page to chat on: one file without a build step, part of the program.
 
-use axum::http::{Uri, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-/// Where it is found; browsers look for the manifest, the worker and the icon by themselves.
+/// Where it is found.
 pub const PATHS: &[&str] = &["/", "/index.html"];
 
 /// Whether a path is one of the page's, for which no key is asked.
@@ -12,7 +12,7 @@ pub fn is_asset(path: &str) -> bool {
 }
 
 /// `GET /`.
-pub async fn asset(_: Uri) -> Response {
+pub async fn asset() -> Response {
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
                   img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [

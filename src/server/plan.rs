@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Alternatives, Grammar, Sampler, SamplingParams, Triggers, Work, tokenize};
+use crate::engine::{Alternatives, EngineError, Grammar, Sampler, SamplingParams, Triggers, Work, tokenize};
 use crate::llama::{Model, Token};
 use crate::stepflow::StepFlowConfig;
 
@@ -68,6 +68,7 @@ impl Plan {
     pub fn new(app: &App, ready: &Ready, generate: &Generate, n_probs: Option<usize>) -> Result<Self, ApiError> {
         let off = StepFlowConfig::default();
         let stepflow = generate.stepflow(&ready.stepflow, ready.stepflow_settings.as_ref().unwrap_or(&off))?;
+        stepflow.validate_for(ready.model.n_layer())?;
         if ready.stepflow_settings.is_none() && generate.asks_for_stepflow() {
             return Err(ApiError::not_supported(
                 "This server has no StepFlow. Start it with --stepflow, or with -fa off to leave it to requests",
@@ -81,7 +82,7 @@ impl Plan {
             grammar: None,
             preserved: HashSet::new(),
             budget: None,
-            alternatives: generate.alternatives(n_probs, &ready.model),
+            alternatives: generate.alternatives(n_probs)?,
             stepflow,
             generate: generate.clone(),
         })
@@ -100,14 +101,19 @@ impl Plan {
             let message = format!("expected at most {MAX_ANSWERS} answers to all prompts, found {n_answers}");
             return Err(ApiError::invalid(message));
         }
+        if let Some(n_prompt) = prompts.iter().map(|prompt| prompt.tokens.len()).find(|&n| n >= ready.n_ctx) {
+            return Err(EngineError::PromptTooLong { n_prompt, n_ctx: ready.n_ctx }.into());
+        }
         let (tell, told) = tokio::sync::mpsc::unbounded_channel();
         let mut works = Vec::new();
         for prompt in prompts {
             for choice in 0..self.n_choices {
                 let (index, tell) = (works.len(), tell.clone());
+                let client = tell.clone();
                 let on_event = Box::new(move |event| tell.send((index, event)).is_ok());
                 let mut work = Work::new(prompt.tokens.clone(), self.sampler(&ready.model, choice)?, on_event);
                 work.question = prompt.question;
+                work.is_wanted = Box::new(move || !client.is_closed());
                 self.set(&mut work, ready);
                 works.push(work);
             }

@@ -50,6 +50,11 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Lets those go that are not `wanted` any more.
+    pub fn retain(&self, wanted: impl FnMut(&T) -> bool) {
+        self.lock().waiting.retain(wanted);
+    }
+
     /// The first in line, if there is one.
     pub fn pop(&self) -> Option<T> {
         self.lock().waiting.pop_front()

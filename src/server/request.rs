@@ -15,6 +15,12 @@ use super::error::ApiError;
 /// Stop texts that a request can have: each costs time at every token.
 const MAX_STOPS: usize = 64;
 
+/// Most likely tokens that an answer reports beside each of its own; each of them becomes an object.
+const MAX_PROBS: usize = 100;
+
+/// Samplers of a chain, each of which looks at the whole vocabulary for every token.
+const MAX_SAMPLERS: usize = 32;
+
 /// Answers that one request can ask for to a prompt.
 const MAX_CHOICES: usize = 128;
 
@@ -153,10 +159,13 @@ impl Generate {
     }
 
     /// The probabilities to report, if `n` or this request's `n_probs` asks for any.
-    pub fn alternatives(&self, n: Option<usize>, model: &Model) -> Option<Alternatives> {
+    pub fn alternatives(&self, n: Option<usize>) -> Result<Option<Alternatives>, ApiError> {
         let after_sampling = self.post_sampling_probs.unwrap_or(false);
-        let n = self.n_probs.or(n).filter(|&n| n > 0)?;
-        Some(Alternatives { n: n.min(model.n_vocab()), after_sampling })
+        match self.n_probs.or(n).unwrap_or(0) {
+            0 => Ok(None),
+            n @ 1..=MAX_PROBS => Ok(Some(Alternatives { n, after_sampling })),
+            n => Err(ApiError::invalid(format!("n_probs: expected at most {MAX_PROBS}, found {n}"))),
+        }
     }
 
     /// The repairs that it asks for: what `default` has where it says nothing. `settings` are the server's, where it
@@ -168,7 +177,6 @@ impl Generate {
             Some(Value::Bool(true)) => settings.clone(),
             Some(value) => read::<StepFlowSettings>(value).map_err(|error| error.within("stepflow"))?.over(settings)?,
         };
-        config.validate()?;
         Ok(config)
     }
 
@@ -203,6 +211,10 @@ impl Generate {
         }
         if let Some(samplers) = self.samplers.clone() {
             params.samplers = chain(samplers)?;
+        }
+        if params.samplers.len() > MAX_SAMPLERS {
+            let message = format!("samplers: expected at most {MAX_SAMPLERS}, found {}", params.samplers.len());
+            return Err(ApiError::invalid(message));
         }
         params.logit_bias = self.logit_bias.as_ref().map_or(Ok(Vec::new()), |bias| logit_bias(bias, model))?;
         if self.ignore_eos.unwrap_or(false) {
@@ -315,6 +327,10 @@ fn logit_bias(value: &Value, model: &Model) -> Result<Vec<(Token, f32)>, ApiErro
             }
             (None, Some(text)) => biases.extend(model.tokenize(text, false, false).into_iter().map(|id| (id, bias))),
             _ => return Err(wrong(key)),
+        }
+        if biases.len() > model.n_vocab() {
+            let message = format!("logit_bias: expected texts of at most {} tokens in all", model.n_vocab());
+            return Err(ApiError::invalid(message));
         }
     }
     Ok(biases)

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::llama::chat::{Delta, Message};
 
 use super::app::App;
-use super::chat::Conversation;
+use super::chat::{Conversation, one_answer};
 use super::error::ApiError;
 use super::generation::{Answer, Chunk, Reply, Update, now, random_id};
 use super::guard::Body;
@@ -77,6 +77,7 @@ fn chat_of(body: &Value) -> Result<Value, ApiError> {
             json!({ "type": format.get("type"), "json_schema": { "schema": schema } }),
         );
     }
+    one_answer(&mut chat);
     Ok(chat.into())
 }
 
@@ -235,7 +236,7 @@ impl Responses {
                 "output_tokens": answer.n_generated(),
                 "total_tokens": answer.n_prompt + answer.n_generated(),
                 "input_tokens_details": { "cached_tokens": n_cached },
-                "output_tokens_details": { "reasoning_tokens": answer.n_thinking },
+                "output_tokens_details": { "reasoning_tokens": answer.n_thinking() },
             })
         });
         let reason = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));

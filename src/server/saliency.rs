@@ -2,6 +2,7 @@
 //! background. What is measured stays in memory: a job that is cut short leaves nothing.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +10,14 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use futures_util::future::{Either, select};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::llama::{Backward, ContextParams, FlashAttention, LlamaError, Model, Token};
-use crate::saliency::{self, Estimator, LayerMaps, Pool, Probe, Run, Saliency};
-use crate::trace::TraceFile;
+use crate::saliency::{self, Estimator, LayerMaps, MetricMap, Pool, Probe, Run, Saliency};
+use crate::trace::{Step, TraceFile};
 
 use super::app::App;
 use super::error::ApiError;
@@ -22,11 +25,18 @@ use super::generation::random_id;
 use super::guard::Body;
 use super::request::read;
 
-/// Jobs that can wait for the one that runs.
+/// Jobs that can wait for the one that runs, and as many requests for attention.
 const MAX_WAITING: usize = 8;
 
-/// Jobs that are remembered.
-const MAX_JOBS: usize = 32;
+/// Jobs that are remembered once they are over.
+const MAX_KEPT: usize = 32;
+
+/// Cells of the maps of one job: 250 steps of a model with 64 layers. Half of them, those above the diagonal, are never
+/// stored, so it comes to 16 MB, and to some 40 MB as JSON or 200 MB as CSV.
+const MAX_CELLS: usize = 4_000_000;
+
+/// Cells of all jobs that are remembered.
+const MAX_KEPT_CELLS: usize = 4 * MAX_CELLS;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +70,20 @@ impl Method {
             Self::Probe => "probe",
         }
     }
+
+    /// Whether it takes long, and so runs in the background.
+    fn is_job(self) -> bool {
+        self != Self::Attention
+    }
+
+    /// Numbers for each pair of steps: attention; saliency and its signed sum; a value and the four of its estimate.
+    fn n_numbers(self) -> usize {
+        match self {
+            Self::Attention => 1,
+            Self::Gradient => 2,
+            Self::Probe => 5,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -77,11 +101,20 @@ pub struct Wanted {
 }
 
 /// All jobs of a server.
-#[derive(Default)]
 pub struct Jobs {
-    jobs: Mutex<VecDeque<Arc<Job>>>,
+    lists: Mutex<Lists>,
     /// Measuring takes all processors, so one job runs at a time.
-    running: Mutex<()>,
+    in_background: Arc<Semaphore>,
+    /// Attention is a single forward pass, which need not wait for any job.
+    at_once: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Lists {
+    /// Jobs that wait or run; none that is cancelled.
+    open: Vec<Arc<Job>>,
+    /// Jobs that are over, in the order in which they ended.
+    over: VecDeque<Arc<Job>>,
 }
 
 /// A job, and what came of it.
@@ -89,7 +122,10 @@ pub struct Job {
     id: String,
     task: Task,
     format: Format,
+    /// Interrupts it while it runs.
     stop: Arc<AtomicBool>,
+    /// Ends its waiting.
+    stopped: Notify,
     state: Mutex<Progress>,
 }
 
@@ -112,30 +148,38 @@ struct Task {
     layers: Vec<usize>,
 }
 
-/// Ends a job whose client is gone.
-struct StopOnDrop(Arc<AtomicBool>);
+/// Cancels a job whose client is gone before it is over.
+struct CancelOnDrop<'a> {
+    jobs: &'a Jobs,
+    job: &'a Arc<Job>,
+}
 
-impl Drop for StopOnDrop {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        if self.jobs.lock().close(self.job) {
+            self.job.stop();
+        }
     }
 }
 
 /// `POST /v1/saliency`.
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    if app.options.lora {
+        let message = "maps are of the model alone, and this server adds a LoRA adapter: merge it into the model first";
+        return Err(ApiError::not_supported(message));
+    }
     let fields: Fields = read(&body)?;
     let (method, format) = (fields.method, fields.format);
     let task = tokio::task::block_in_place(|| Task::new(&app, fields))?;
     let job = app.jobs.add(task, format)?;
-    let (runner, running) = (app.clone(), job.clone());
-    let work = tokio::task::spawn_blocking(move || runner.jobs.run(&running));
-    if method == Method::Attention {
-        let guard = StopOnDrop(job.stop.clone());
-        _ = work.await;
-        drop(guard);
-        return job.result(format);
+    if method.is_job() {
+        let status = job.status();
+        tokio::spawn(async move { app.jobs.run(&job).await });
+        return Ok((StatusCode::ACCEPTED, Json(status)).into_response());
     }
-    Ok((StatusCode::ACCEPTED, Json(job.status())).into_response())
+    let _guard = CancelOnDrop { jobs: &app.jobs, job: &job };
+    app.jobs.run(&job).await;
+    job.result(format)
 }
 
 /// `GET /v1/saliency/{id}`: how far a job is, or what it found.
@@ -152,65 +196,108 @@ pub async fn show(
 /// `DELETE /v1/saliency/{id}`: a job that runs is cancelled, one that is over is forgotten.
 pub async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let job = app.jobs.find(&id)?;
-    job.stop.store(true, Ordering::Relaxed);
-    app.jobs.lock().retain(|other| other.id != id);
+    job.stop();
+    let mut lists = app.jobs.lock();
+    lists.close(&job);
+    lists.over.retain(|other| other.id != id);
     Ok(Json(json!({ "id": id, "status": "cancelled" })))
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        let turn = || Arc::new(Semaphore::new(1));
+        Self { lists: Mutex::default(), in_background: turn(), at_once: turn() }
+    }
 }
 
 impl Jobs {
     fn add(&self, task: Task, format: Format) -> Result<Arc<Job>, ApiError> {
-        let mut jobs = self.lock();
-        let waiting = jobs.iter().filter(|job| *job.state() == Progress::Waiting).count();
-        if waiting >= MAX_WAITING {
+        let mut lists = self.lock();
+        let in_line = lists.open.iter().filter(|job| job.task.method.is_job() == task.method.is_job());
+        if in_line.filter(|job| *job.state() == Progress::Waiting).count() >= MAX_WAITING {
             return Err(ApiError::overloaded(10));
         }
-        let over = |job: &Arc<Job>| !matches!(*job.state(), Progress::Waiting | Progress::Running { .. });
-        if jobs.len() >= MAX_JOBS
-            && let Some(oldest) = jobs.iter().position(over)
-        {
-            jobs.remove(oldest);
-        }
-        let state = Mutex::new(Progress::Waiting);
-        let job = Arc::new(Job { id: random_id("sal-"), task, format, stop: Arc::default(), state });
-        jobs.push_back(job.clone());
+        let (id, state) = (random_id("sal-"), Mutex::new(Progress::Waiting));
+        let job = Arc::new(Job { id, task, format, stop: Arc::default(), stopped: Notify::new(), state });
+        lists.open.push(job.clone());
         Ok(job)
     }
 
-    fn run(&self, job: &Job) {
-        let _one_at_a_time = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if job.stop.load(Ordering::Relaxed) {
+    /// Measures a job once it is its turn. Until then it holds no thread, and is gone as soon as it is cancelled.
+    async fn run(&self, job: &Arc<Job>) {
+        let turns = if job.task.method.is_job() { &self.in_background } else { &self.at_once };
+        let (stopped, turn) = (pin!(job.stopped.notified()), pin!(turns.clone().acquire_owned()));
+        if let Either::Right((Ok(turn), _)) = select(stopped, turn).await {
+            let job = job.clone();
+            let work = move || {
+                job.measure();
+                // Its turn ends with the work, which goes on for a moment after its client is gone or has cancelled it.
+                drop(turn);
+            };
+            _ = tokio::task::spawn_blocking(work).await;
+        } else {
             *job.state() = Progress::Cancelled;
+        }
+        self.keep(job);
+    }
+
+    /// Remembers a job that is over, and forgets the oldest beyond the limits.
+    fn keep(&self, job: &Arc<Job>) {
+        let mut lists = self.lock();
+        if !lists.close(job) {
             return;
         }
-        let measured = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            job.task.measure(&job.stop, &mut |done, total| *job.state() = Progress::Running { done, total })
-        }));
-        *job.state() = match measured {
-            _ if job.stop.load(Ordering::Relaxed) => Progress::Cancelled,
-            Ok(Ok(saliency)) => Progress::Done(Arc::new(saliency)),
-            Ok(Err(error)) => Progress::Failed(ApiError::server(error.to_string())),
-            Err(_) => Progress::Failed(ApiError::server("a mistake of the server's; its log has more")),
-        };
+        lists.over.push_back(job.clone());
+        let n_cells = |jobs: &VecDeque<Arc<Job>>| jobs.iter().map(|job| job.task.n_cells()).sum::<usize>();
+        while lists.over.len() > MAX_KEPT || n_cells(&lists.over) > MAX_KEPT_CELLS {
+            lists.over.pop_front();
+        }
     }
 
     fn find(&self, id: &str) -> Result<Arc<Job>, ApiError> {
-        let found = self.lock().iter().find(|job| job.id == id).cloned();
+        let lists = self.lock();
+        let found = lists.open.iter().chain(&lists.over).find(|job| job.id == id).cloned();
         found.ok_or_else(|| ApiError::not_found("there is no such saliency job, or it is long over"))
     }
 
     /// Ends all jobs.
     pub fn stop(&self) {
-        self.lock().iter().for_each(|job| job.stop.store(true, Ordering::Relaxed));
+        self.lock().open.iter().for_each(|job| job.stop());
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Job>>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lists {
+    /// Takes a job from those that wait or run, unless it was cancelled or is over.
+    fn close(&mut self, job: &Arc<Job>) -> bool {
+        let place = self.open.iter().position(|other| Arc::ptr_eq(other, job));
+        place.map(|place| self.open.remove(place)).is_some()
     }
 }
 
 impl Job {
     fn state(&self) -> MutexGuard<'_, Progress> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stopped.notify_one();
+    }
+
+    fn measure(&self) {
+        let measured = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.task.measure(&self.stop, &mut |done, total| *self.state() = Progress::Running { done, total })
+        }));
+        *self.state() = match measured {
+            _ if self.stop.load(Ordering::Relaxed) => Progress::Cancelled,
+            Ok(Ok(saliency)) => Progress::Done(Arc::new(saliency)),
+            Ok(Err(error)) => Progress::Failed(ApiError::server(error.to_string())),
+            Err(_) => Progress::Failed(ApiError::server("a mistake of the server's; its log has more")),
+        };
     }
 
     fn status(&self) -> Value {
@@ -232,54 +319,110 @@ impl Job {
                 return Err(ApiError::not_found("this saliency job was cancelled"));
             }
         };
-        let task = &self.task;
-        let run = Run { id: &self.id, method: task.method.name(), steps: &task.trace.steps, pool: &task.pool };
-        match format {
-            Format::Json => Ok(Json(task.to_json(&self.id, &saliency)).into_response()),
+        // Millions of numbers take seconds to write.
+        tokio::task::block_in_place(|| match format {
+            Format::Json => Ok(Json(self.found(&saliency)).into_response()),
             Format::Csv => {
-                let mut csv = Vec::new();
-                run.write_csv(&saliency.layers, &mut csv).map_err(|error| ApiError::server(error.to_string()))?;
+                let csv = self.csv(&saliency).map_err(|error| ApiError::server(error.to_string()))?;
                 Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv).into_response())
             }
+        })
+    }
+
+    fn csv(&self, saliency: &Saliency) -> std::io::Result<Vec<u8>> {
+        let task = &self.task;
+        let run = Run { id: &self.id, method: task.method.name(), steps: &task.trace.steps, pool: &task.pool };
+        let mut csv = Vec::new();
+        run.write_csv(&saliency.layers, &mut csv)?;
+        Ok(csv)
+    }
+
+    fn found<'a>(&'a self, saliency: &'a Saliency) -> Found<'a> {
+        let layer = |layer: &'a LayerMaps| FoundLayer {
+            layer: layer.layer,
+            maps: layer.maps.iter().map(FoundMap::new).collect(),
+        };
+        Found {
+            id: &self.id,
+            status: "done",
+            method: self.task.method.name(),
+            loss: saliency.loss,
+            steps: self.task.steps(),
+            layers: saliency.layers.iter().map(layer).collect(),
         }
+    }
+}
+
+impl Fields {
+    /// The trace that is meant.
+    fn trace(&self, app: &App) -> Result<TraceFile, ApiError> {
+        match (&self.id, &self.trace) {
+            (Some(id), None) => app.trace_of(id).ok_or_else(|| {
+                ApiError::not_found("there is no such answer, or it is forgotten: only the last ones are remembered")
+            }),
+            (None, Some(trace)) => TraceFile::read(trace.to_string().as_bytes())
+                .map_err(|error| ApiError::invalid(format!("trace: {error}"))),
+            _ => Err(ApiError::invalid("expected the `id` of an answer, or a `trace`")),
+        }
+    }
+
+    /// The layers that are meant, of a model with `n_layer`: in order, each once.
+    fn layers(self, n_layer: usize) -> Result<Vec<usize>, ApiError> {
+        let mut layers = self.layers.unwrap_or_else(|| (0..n_layer).collect());
+        layers.sort_unstable();
+        layers.dedup();
+        let found = match layers.last() {
+            None => "none: leave the field out for all".to_owned(),
+            Some(layer) if *layer >= n_layer => layer.to_string(),
+            Some(_) => return Ok(layers),
+        };
+        Err(ApiError::invalid(format!("layers: expected numbers from 0 to {}, found {found}", n_layer - 1)))
     }
 }
 
 impl Task {
     fn new(app: &App, fields: Fields) -> Result<Self, ApiError> {
-        let model = app.ready()?.model.clone();
-        let trace = match (&fields.id, &fields.trace) {
-            (Some(id), None) => app.trace_of(id).ok_or_else(|| {
-                ApiError::not_found("there is no such answer, or it is forgotten: only the last ones are remembered")
-            })?,
-            (None, Some(trace)) => TraceFile::read(trace.to_string().as_bytes())
-                .map_err(|error| ApiError::invalid(format!("trace: {error}")))?,
-            _ => return Err(ApiError::invalid("expected the `id` of an answer, or a `trace`")),
-        };
+        let ready = app.ready()?;
+        let (model, n_ctx) = (ready.model.clone(), ready.n_ctx);
+        let trace = fields.trace(app)?;
         let tokens: Vec<Token> = trace.tokens.iter().map(|token| Token(token.id)).collect();
         let in_vocabulary = |token: &Token| token.0 >= 0 && (token.0 as usize) < model.n_vocab();
         if let Some(token) = tokens.iter().find(|token| !in_vocabulary(token)) {
             return Err(ApiError::invalid(format!("trace: token {} is none of this model's", token.0)));
         }
-        let n_ctx = app.ready()?.n_ctx;
         if tokens.len() > n_ctx || trace.steps.len() < 2 {
             let (n, steps) = (tokens.len(), trace.steps.len());
             return Err(ApiError::invalid(format!(
                 "expected at least 2 steps and at most {n_ctx} tokens, found {steps} steps and {n} tokens"
             )));
         }
-        let layers = fields.layers.unwrap_or_else(|| (0..model.n_layer()).collect());
-        if let Some(layer) = layers.iter().find(|&&layer| layer >= model.n_layer()) {
-            let last = model.n_layer() - 1;
-            return Err(ApiError::invalid(format!("layers: expected numbers from 0 to {last}, found {layer}")));
-        }
+        let (method, layers) = (fields.method, fields.layers(model.n_layer())?);
         let pool = Pool::new(trace.steps.iter().map(|step| step.tokens.clone()));
-        let task = Self { model, trace, tokens, pool, method: fields.method, layers };
-        task.check()?;
+        let task = Self { model, trace, tokens, pool, method, layers };
+        task.check_size()?;
+        task.check_gradient()?;
         Ok(task)
     }
 
-    fn check(&self) -> Result<(), ApiError> {
+    /// Cells of its maps, as squares.
+    fn n_cells(&self) -> usize {
+        self.pool.n_steps().pow(2) * self.layers.len() * self.method.n_numbers()
+    }
+
+    /// Refuses what would take too much memory, before any of it is taken.
+    fn check_size(&self) -> Result<(), ApiError> {
+        let found = self.n_cells();
+        if found <= MAX_CELLS {
+            return Ok(());
+        }
+        let (steps, layers, numbers) = (self.pool.n_steps(), self.layers.len(), self.method.n_numbers());
+        Err(ApiError::invalid(format!(
+            "expected maps of at most {MAX_CELLS} cells, found {found} (steps {steps} x {steps}, layers {layers}, \
+             numbers for each {numbers}): name fewer `layers` at a time, or give a trace of fewer steps"
+        )))
+    }
+
+    fn check_gradient(&self) -> Result<(), ApiError> {
         if self.method != Method::Gradient {
             return Ok(());
         }
@@ -309,6 +452,7 @@ impl Task {
         match self.method {
             Method::Attention => {
                 let total = self.tokens.len();
+                progress(0, total);
                 let wanted = move |layer| layers.contains(&layer);
                 let shown = |done| progress(done, total);
                 saliency::attention(self.model.clone(), &params, &self.tokens, &self.pool, wanted, shown)
@@ -318,6 +462,7 @@ impl Task {
                 let (model, tokens) = (self.model.path(), self.tokens.as_slice());
                 let pass = Backward { model, tokens, counted: &counted, n_threads, interrupt: stop.clone() };
                 let n_layer = self.model.n_layer();
+                progress(0, n_layer);
                 let shown = |layer| progress(n_layer - layer, n_layer);
                 saliency::gradient(&pass, &self.pool, |layer| layers.contains(&layer), shown)
             }
@@ -335,32 +480,50 @@ impl Task {
                     seed: 0,
                 };
                 let total = probe.n_forwards();
+                progress(0, total);
                 probe.run(&mut |done| progress(done, total))
             }
         }
     }
 
-    /// The maps, each a triangle: row `q` has the steps up to `q`.
-    fn to_json(&self, id: &str, saliency: &Saliency) -> Value {
-        let steps = self.trace.steps.iter().map(|step| {
+    fn steps(&self) -> Vec<Value> {
+        let step = |step: &Step| {
             let bytes: Vec<u8> = self.trace.tokens[step.tokens.clone()].iter().flat_map(|t| t.piece.clone()).collect();
             let text = String::from_utf8_lossy(&bytes).into_owned();
             json!({ "segment": step.segment, "start": step.tokens.start, "end": step.tokens.end, "text": text })
-        });
-        let maps = |layer: &LayerMaps| {
-            let maps = layer.maps.iter().map(|map| {
-                let rows = (0..map.values.n_steps()).map(|query| map.values.row(query).to_vec());
-                json!({ "metric": map.metric.name(), "unit": map.metric.unit(), "values": rows.collect::<Vec<_>>() })
-            });
-            json!({ "layer": layer.layer, "maps": maps.collect::<Vec<_>>() })
         };
-        json!({
-            "id": id,
-            "status": "done",
-            "method": self.method.name(),
-            "loss": saliency.loss,
-            "steps": steps.collect::<Vec<_>>(),
-            "layers": saliency.layers.iter().map(maps).collect::<Vec<_>>(),
-        })
+        self.trace.steps.iter().map(step).collect()
+    }
+}
+
+/// A result as JSON. It borrows its numbers, for a `Value` of each would take several times their memory.
+#[derive(Serialize)]
+struct Found<'a> {
+    id: &'a str,
+    status: &'static str,
+    method: &'static str,
+    loss: Option<f64>,
+    steps: Vec<Value>,
+    layers: Vec<FoundLayer<'a>>,
+}
+
+#[derive(Serialize)]
+struct FoundLayer<'a> {
+    layer: usize,
+    maps: Vec<FoundMap<'a>>,
+}
+
+#[derive(Serialize)]
+struct FoundMap<'a> {
+    metric: &'static str,
+    unit: &'static str,
+    /// A triangle: row `q` has the steps up to `q`.
+    values: Vec<&'a [f64]>,
+}
+
+impl<'a> FoundMap<'a> {
+    fn new(map: &'a MetricMap) -> Self {
+        let rows = (0..map.values.n_steps()).map(|query| map.values.row(query));
+        Self { metric: map.metric.name(), unit: map.metric.unit(), values: rows.collect() }
     }
 }

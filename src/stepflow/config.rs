@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::LayerSelection;
+use super::{LayerSelection, Side};
 
 /// A setting that cannot be meant.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -96,6 +96,21 @@ impl StepFlowConfig {
             && !(-10.0..=10.0).contains(&smi.alpha)
         {
             return Err(ConfigError::OutOfRange { name: "alpha", range: "-10..10", found: smi.alpha.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Checks the same, and that a model of `n_layer` layers has those that are named.
+    ///
+    /// # Errors
+    /// As [`StepFlowConfig::validate`], and when a layer is outside the model.
+    pub fn validate_for(&self, n_layer: usize) -> Result<(), ConfigError> {
+        self.validate()?;
+        if let Some(oeb) = &self.oeb {
+            oeb.layers.resolve(n_layer, Side::Shallow)?;
+        }
+        if let Some(smi) = &self.smi {
+            smi.layers.resolve(n_layer, Side::Deep)?;
         }
         Ok(())
     }

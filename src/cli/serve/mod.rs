@@ -2,7 +2,6 @@
 
 pub mod args;
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let settings = setup::all_repairs(&args.stepflow)?;
     let options = options(args)?;
     let n_slots = options.slots;
-    let is_open = options.keys.is_empty() && !options.hosts.iter().all(|host| is_loopback(host));
+    let is_open = options.keys.is_empty() && !options.is_local();
     let server = Server::listen(options)?;
     let urls = server.urls();
     if is_open {
@@ -67,11 +66,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     say_ready(&ready, n_slots, &urls);
     interrupt.during(|| server.run(ready, slots, || interrupt.was_pressed()))?;
     Ok(exit::OK)
-}
-
-/// Whether only this machine reaches an address.
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Whether the flags leave repairs a place, for the requests that ask for them: unasked they take flash attention, and
@@ -121,6 +115,7 @@ fn options(args: &ServeArgs) -> anyhow::Result<Options> {
         slots_endpoint: !server.no_slots,
         page: !server.no_page,
         verbose: args.model.verbose,
+        lora: args.model.lora.is_some(),
         max_tokens: limit(answers.predict),
         reasoning_format: match answers.reasoning_format {
             ReasoningFormat::None => stepflow::llama::chat::ReasoningFormat::None,

@@ -78,8 +78,9 @@ json describe(const common_chat_templates * templates) {
     const std::string tool_use = common_chat_templates_source(templates, "tool_use");
     json about = {
         {"source", common_chat_templates_source(templates)},
-        {"caps", common_chat_templates_get_caps(templates)},
+        // Renders a message, and so finds out whether the template can.
         {"supports_thinking", common_chat_templates_support_enable_thinking(templates)},
+        {"caps", common_chat_templates_get_caps(templates)},
     };
     about["tool_use_source"] = tool_use.empty() ? json() : json(tool_use);
     return about;

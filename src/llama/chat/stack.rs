@@ -1,5 +1,6 @@
 //! Room for recursion: llama.cpp's template engine, grammar writer and parser recurse over what they are given.
 
+use super::super::stack::on_stack;
 use super::ChatError;
 
 /// In bytes. The hungriest are templates that describe a tool's parameters by macros calling themselves, with some
@@ -9,9 +10,5 @@ const STACK: usize = 64 << 20;
 
 /// Runs `work` on a large stack, whatever the caller's is.
 pub(super) fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T, ChatError> + Send) -> Result<T, ChatError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| ChatError::Internal(format!("cannot start a thread: {error}")))?;
-        thread.join().unwrap_or_else(|_| Err(ChatError::Internal("a thread panicked".to_owned())))
-    })
+    on_stack(STACK, work).map_err(|error| ChatError::Internal(format!("cannot start a thread: {error}")))?
 }
