@@ -3,12 +3,14 @@
 mod common;
 mod program;
 mod serving;
+mod tiny;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use serving::{Response, Server};
+use tiny::{Arch, WeightType};
 
 const KEY: &str = "sk-one-of-the-keys";
 
@@ -275,6 +277,16 @@ fn a_client_that_is_gone_frees_its_slot() {
     }
     let generated = server.get("/metrics");
     generated.assert_error(501, "not_supported_error");
+}
+
+/// GPT-OSS's words are split by std::regex, which recurses over every letter of a word.
+#[test]
+fn a_word_without_end_has_its_tokens() {
+    let model = tiny::tiny(Arch::GptOss, WeightType::F16);
+    let server = Server::start(&["-m", model.to_str().unwrap()]);
+    let word = "a".repeat(100_000);
+    let tokens = server.ask("/tokenize", json!({ "content": word }))["tokens"].clone();
+    assert!(server.ask("/detokenize", json!({ "tokens": tokens }))["content"] == word);
 }
 
 #[test]

@@ -16,10 +16,14 @@ use super::stack::on_stack;
 
 /// Texts of more bytes are tokenized on a stack of their own: where llama.cpp splits words by std::regex, that recurses
 /// over every letter of a word.
-const LONG_TEXT: usize = 1024;
+const LONG_TEXT: usize = 1 << 10;
 
-/// In bytes, of std::regex for one letter.
-const STACK_PER_BYTE: usize = 1024;
+/// In bytes. std::regex takes some 380 for a letter.
+const STACK_PER_BYTE: usize = 1 << 10;
+
+/// Texts of more bytes are tokenized one at a time, for the stacks of several could take all memory.
+const HUGE_TEXT: usize = 1 << 18;
+static HUGE_TEXTS: Mutex<()> = Mutex::new(());
 
 /// A token of a vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,6 +176,7 @@ impl Model {
     /// first token in front where it wants one.
     pub fn tokenize(&self, text: &str, add_bos: bool, special: bool) -> Vec<Token> {
         let tokens = || self.inner.vocab().tokenize(text.as_bytes(), add_bos, special);
+        let _one_at_a_time = (text.len() > HUGE_TEXT).then(|| HUGE_TEXTS.lock());
         let tokens = match text.len() {
             ..=LONG_TEXT => tokens(),
             n => on_stack(n * STACK_PER_BYTE, tokens).expect("the system has room for a thread"),
