@@ -97,6 +97,24 @@ fn small_requests_that_would_take_much_are_refused() {
     ] {
         server.post("/completion", &body).assert_error(400, "invalid_request_error");
     }
+    let doubling: String = (0..50).map(|i| format!("r{i} ::= r{} | r{}\n", i + 1, i + 1)).collect();
+    for grammar in [
+        "root ::= ".to_owned() + &"(".repeat(60_000),
+        format!("root ::= r0\n{doubling}r50 ::= \"a\"\n"),
+        "root ::= b root\nb ::= c\nc ::= \"\"\n".to_owned(),
+        "root ::= \"x\"{3,2}\n".to_owned(),
+        "a ::= root{0}\n".to_owned(),
+    ] {
+        server
+            .post("/completion", &json!({ "prompt": "a", "grammar": grammar }))
+            .assert_error(400, "invalid_request_error");
+    }
+    // An end that the grammar does not allow, forced: words, and no token.
+    let forced = json!({
+        "messages": [{ "role": "user", "content": "a" }], "grammar": "root ::= \"yes\"", "max_tokens": 30,
+        "reasoning_budget_tokens": 0, "reasoning_budget_message": "<|im_end|><|endoftext|>",
+    });
+    assert_eq!(server.post("/v1/chat/completions", &forced).status, 200);
     let huge = json!({ "prompt": "a", "n_predict": 1, "repeat_last_n": i32::MAX, "dry_penalty_last_n": i32::MAX });
     assert_eq!(server.post("/completion", &huge).status, 200);
     lives(&server);

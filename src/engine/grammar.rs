@@ -5,12 +5,17 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::llama::{Candidates, Model, RawSampler, Token};
 
+use super::gbnf;
+
 /// A grammar that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     /// llama.cpp refuses it.
     #[error("failed to parse grammar: expected GBNF with a rule named `root` that does not begin with itself")]
     Syntax,
+    /// llama.cpp would overflow its stack, take too much memory, or not come back.
+    #[error("grammar: {0}")]
+    Excess(String),
     /// What stands in the prompt already is not a beginning of what the grammar describes.
     #[error("the grammar does not allow the text that the chat template opens the answer with")]
     Prefill,
@@ -23,13 +28,15 @@ pub struct Triggers {
     pub patterns: Vec<String>,
     /// Tokens; the grammar applies from them on.
     pub tokens: Vec<Token>,
+    /// Whether they count while the model thinks, too: where tools are called before the answer, as in Harmony.
+    pub in_thinking: bool,
 }
 
 /// A grammar, and how far into it an answer has come.
 pub struct Grammar {
     rules: RawSampler,
-    /// Whether it waits for its triggers, and rests while the model thinks.
-    lazy: bool,
+    /// Whether it rests while the model thinks.
+    rests: bool,
     /// A token came that it does not allow, forced from outside: it holds no more.
     broken: bool,
 }
@@ -40,15 +47,17 @@ impl Grammar {
     /// # Errors
     /// When it is none.
     pub fn new(model: &Model, gbnf: &str, triggers: Option<&Triggers>) -> Result<Self, GrammarError> {
+        gbnf::check(gbnf).map_err(GrammarError::Excess)?;
         let rules = match triggers {
             None => LlamaSampler::grammar(model.inner(), gbnf, "root"),
-            Some(Triggers { patterns, tokens }) => {
+            Some(Triggers { patterns, tokens, .. }) => {
                 let tokens: Vec<_> = tokens.iter().map(|token| LlamaToken(token.0)).collect();
                 LlamaSampler::grammar_lazy_patterns(model.inner(), gbnf, "root", patterns, &tokens)
             }
         };
         let rules = RawSampler::new(rules.map_err(|_| GrammarError::Syntax)?);
-        Ok(Self { rules, lazy: triggers.is_some(), broken: false })
+        let rests = triggers.is_some_and(|triggers| !triggers.in_thinking);
+        Ok(Self { rules, rests, broken: false })
     }
 
     /// The same, after tokens of the prompt that open the answer.
@@ -63,7 +72,8 @@ impl Grammar {
     /// Takes a token in.
     pub(super) fn accept(&mut self, token: Token, thinking: bool) {
         if !self.rests(thinking) {
-            self.broken = !self.rules.accept(token);
+            // An end that the grammar does not allow would abort llama.cpp.
+            self.broken = !(self.permits(token) && self.rules.accept(token));
         }
     }
 
@@ -84,6 +94,6 @@ impl Grammar {
     }
 
     fn rests(&self, thinking: bool) -> bool {
-        self.broken || (self.lazy && thinking)
+        self.broken || (self.rests && thinking)
     }
 }

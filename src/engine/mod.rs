@@ -8,6 +8,7 @@ mod answer;
 mod budget;
 mod control;
 mod events;
+mod gbnf;
 mod grammar;
 mod on_device;
 mod open;

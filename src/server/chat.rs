@@ -13,6 +13,7 @@ use crate::llama::chat::{
     Applied, ChatInput, Delta, GrammarTrigger, Message, ReasoningFormat, ToolChoice, TriggerKind,
 };
 use crate::llama::{Model, Token};
+use crate::trace::Family;
 
 use super::app::{App, Ready};
 use super::completion::Native;
@@ -168,14 +169,14 @@ impl Conversation {
         let mut plan = Plan::new(app, ready, generate, n_probs)?;
         plan.stop.extend(self.applied.additional_stops.iter().cloned());
         plan.preserved = self.applied.preserved_tokens.iter().filter_map(|text| ready.model.token_of(text)).collect();
-        plan.grammar = self.grammar(&ready.model)?;
+        plan.grammar = self.grammar(ready)?;
         plan.budget = self.budget(app);
         let prompts = [self.prompt(&ready.model)];
         let reply = reply(&self, &plan, &prompts)?;
         plan.start(app, ready, &prompts, reply)
     }
 
-    fn grammar(&self, model: &Model) -> Result<Option<GrammarPlan>, ApiError> {
+    fn grammar(&self, ready: &Ready) -> Result<Option<GrammarPlan>, ApiError> {
         let (applied, own) = (&self.applied, self.fields.grammar.as_ref().filter(|grammar| !grammar.is_empty()));
         if let Some(gbnf) = own {
             return GrammarPlan::own(gbnf.clone()).map(Some);
@@ -186,9 +187,13 @@ impl Conversation {
         // What the template opens the answer with is part of the grammars that llama.cpp makes.
         let opening = match applied.grammar_lazy {
             true => Vec::new(),
-            false => model.tokenize(&applied.generation_prompt, false, true),
+            false => ready.model.tokenize(&applied.generation_prompt, false, true),
         };
-        let triggers = applied.grammar_lazy.then(|| triggers(applied, model));
+        let triggers = applied.grammar_lazy.then(|| Triggers {
+            // Its channels of tools come before the one that ends thinking.
+            in_thinking: ready.family == Family::Harmony,
+            ..triggers(applied, &ready.model)
+        });
         Ok(Some(GrammarPlan { gbnf: applied.grammar.clone(), triggers, opening }))
     }
 
