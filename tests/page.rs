@@ -129,7 +129,12 @@ fn a_click_through() {
     browser.write("#prompt", "Rex has 4 coins.\u{E007}");
     browser.wait("document.querySelectorAll('.speed').length === 2");
     assert_eq!(browser.run("document.querySelectorAll('.repairs').length"), 1, "switched off");
+    // A chat that is cleared while an answer runs has nothing of that answer.
+    browser.write("#prompt", "Tell me a long story.\u{E007}");
+    browser.wait("document.querySelectorAll('.assistant').length === 3");
     browser.click("#clear");
+    browser.wait("document.getElementById('send').textContent === 'Send'");
+    assert_eq!(browser.run("messages.length"), 0);
     assert_eq!(browser.run("document.getElementById('chat').children.length"), 0);
 }
 
@@ -139,6 +144,14 @@ fn a_key_is_asked_for_where_one_is_needed() {
     let server = Server::start(&["--api-key", "sk-x"]);
     browser.command("/url", json!({ "url": format!("http://{}/", server.address) }));
     browser.wait("document.getElementById('model').textContent === 'Invalid API Key'");
+    browser.write("#prompt", "Rex has 4 coins.\u{E007}");
+    browser.wait("document.querySelector('.error') !== null");
+    let prompt = browser.run("document.getElementById('prompt').value");
+    assert_eq!(
+        (prompt, browser.run("messages.length")),
+        (json!("Rex has 4 coins."), json!(0)),
+        "not answered, not said"
+    );
     browser.write("#key", "sk-x\u{E004}");
     browser.wait("document.getElementById('model').textContent.endsWith('.gguf')");
 }

@@ -131,6 +131,11 @@ impl Slots {
         self.control.is_some()
     }
 
+    /// Whether every slot has a share of the context for itself.
+    pub fn has_streams(&self) -> bool {
+        self.streams
+    }
+
     /// Tokens that a sequence can hold.
     pub fn n_ctx(&self) -> usize {
         if self.streams { self.context.n_ctx() / self.slots.len() } else { self.context.n_ctx() }
@@ -291,7 +296,13 @@ impl Slots {
             self.context.truncate(row.sequence, row.position);
         }
         if let Err(error) = decoded {
-            return self.fail_or_interrupt(answering, error);
+            // Shared by all, the context has room for the others once one has ended.
+            let full = matches!(error, EngineError::Llama(LlamaError::ContextFull { .. }));
+            let longest = answering.iter().copied().max_by_key(|&i| self.slots[i].tokens.len());
+            return match longest.filter(|_| full) {
+                Some(longest) => self.fail_or_interrupt(&[longest], error),
+                None => self.fail_or_interrupt(answering, error),
+            };
         }
         for (index, row) in rows.iter().enumerate() {
             let i = row.sequence as usize;

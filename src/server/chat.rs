@@ -210,6 +210,12 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
     let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
     check_messages(messages)?;
     let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
+    let can_call = ready.templates.caps().get("supports_tools").and_then(Value::as_bool).unwrap_or(true);
+    if !tools.is_null() && tool_choice == ToolChoice::Required && !can_call {
+        return Err(ApiError::invalid(
+            "tool_choice: the model's chat template has no place for tools to be called from",
+        ));
+    }
     let grammar = fields.grammar.clone().unwrap_or_default();
     if !tools.is_null() && fields.grammar.is_some() && tool_choice != ToolChoice::None {
         return Err(ApiError::invalid("Cannot use custom grammar constraints with tools."));

@@ -92,11 +92,6 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
-    /// The same error in a part of the request.
-    pub fn within(self, field: &str) -> Self {
-        Self { message: format!("{field}.{}", self.message), ..self }
-    }
-
     fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -64,11 +64,19 @@ fn default_params(app: &App, ready: &Ready) -> Map<String, Value> {
     params
 }
 
+/// `GET /v1/models/ID`.
+pub async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let ready = app.ready()?;
+    match id == app.model_name() || app.options.aliases.contains(&id) {
+        true => Ok(Json(entry(&app, ready))),
+        false => Err(ApiError::not_found(format!("There is no model `{id}`; this server's is `{}`", app.model_name()))),
+    }
+}
+
 /// `GET /v1/models`: the one that there is.
 pub async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     let ready = app.ready()?;
     let (model, name) = (&ready.model, app.model_name());
-    let created = app.started.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     Ok(Json(json!({
         "object": "list",
         "models": [{
@@ -79,22 +87,28 @@ pub async fn models(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError
             "capabilities": ["completion"],
             "details": { "format": "gguf", "family": model.metadata().architecture() },
         }],
-        "data": [{
-            "id": name,
-            "object": "model",
-            "created": created,
-            "owned_by": "stepflow",
-            "aliases": app.options.aliases,
-            "tags": app.options.tags,
-            "meta": {
-                "n_vocab": model.n_vocab(),
-                "n_ctx": ready.n_ctx,
-                "n_ctx_train": model.n_ctx_train(),
-                "n_params": model.n_params(),
-                "size": model.size(),
-            },
-        }],
+        "data": [entry(&app, ready)],
     })))
+}
+
+/// OpenAI's description of the model.
+fn entry(app: &App, ready: &Ready) -> Value {
+    let created = app.started.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    json!({
+        "id": app.model_name(),
+        "object": "model",
+        "created": created,
+        "owned_by": "stepflow",
+        "aliases": app.options.aliases,
+        "tags": app.options.tags,
+        "meta": {
+            "n_vocab": ready.model.n_vocab(),
+            "n_ctx": ready.n_ctx,
+            "n_ctx_train": ready.model.n_ctx_train(),
+            "n_params": ready.model.n_params(),
+            "size": ready.model.size(),
+        },
+    })
 }
 
 #[derive(Debug, Deserialize)]

@@ -70,8 +70,8 @@ impl Plan {
         let stepflow = generate.stepflow(&ready.stepflow, ready.stepflow_settings.as_ref().unwrap_or(&off))?;
         stepflow.validate_for(ready.model.n_layer())?;
         if ready.stepflow_settings.is_none() && generate.asks_for_stepflow() {
-            return Err(ApiError::not_supported(
-                "This server has no StepFlow. Start it with --stepflow, or with -fa off to leave it to requests",
+            return Err(ApiError::invalid(
+                "stepflow: this server has no StepFlow. Start it with --stepflow, or with -fa off to leave it to requests",
             ));
         }
         Ok(Self {

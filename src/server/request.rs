@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::{Alternatives, SamplerKind, SamplingParams};
 use crate::llama::{Model, Token};
-use crate::stepflow::{OebConfig, SmiConfig, StepFlowConfig};
+use crate::stepflow::{ConfigError, LayerSelection, OebConfig, SmiConfig, StepFlowConfig};
 
 use super::error::ApiError;
 
@@ -32,9 +32,22 @@ const MAX_BREAKERS: usize = 64;
 /// # Errors
 /// When a field has another type than expected.
 pub fn read<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(body).map_err(|error| {
+    read_at("", body)
+}
+
+/// The same for what a request has in `field`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_at<T: DeserializeOwned>(field: &str, value: &Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." { String::new() } else { format!("{path}: ") };
+        let place = match (field, path.as_str()) {
+            ("", ".") => String::new(),
+            ("", path) => format!("{path}: "),
+            (field, ".") => format!("{field}: "),
+            (field, path) => format!("{field}.{path}: "),
+        };
         ApiError::invalid(format!("{place}{}", error.into_inner()))
     })
 }
@@ -175,7 +188,10 @@ impl Generate {
             None | Some(Value::Null) => default.clone(),
             Some(Value::Bool(false)) => StepFlowConfig::default(),
             Some(Value::Bool(true)) => settings.clone(),
-            Some(value) => read::<StepFlowSettings>(value).map_err(|error| error.within("stepflow"))?.over(settings)?,
+            Some(value @ Value::Object(_)) => read_at::<StepFlowSettings>("stepflow", value)?.over(settings)?,
+            Some(value) => {
+                return Err(ApiError::invalid(format!("stepflow: expected true, false or an object, found {value}")));
+            }
         };
         Ok(config)
     }
@@ -350,25 +366,38 @@ struct StepFlowSettings {
 }
 
 impl StepFlowSettings {
-    /// These settings, over `base`'s; both repairs unless one is turned off, or one alone turned on.
+    /// These settings, over `base`'s, and its repairs unless one is turned off, or one alone turned on.
     fn over(self, base: &StepFlowConfig) -> Result<StepFlowConfig, ApiError> {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut oeb: OebConfig = base.oeb.clone().unwrap_or_default();
         let mut smi: SmiConfig = base.smi.clone().unwrap_or_default();
         if let Some(layers) = self.oeb_layers {
-            oeb.layers = text(layers).parse()?;
+            oeb.layers = layer_selection(&layers)?;
         }
         if let Some(layers) = self.smi_layers {
-            smi.layers = text(layers).parse()?;
+            smi.layers = layer_selection(&layers)?;
         }
         if let Some(window) = self.smi_window {
             smi.window = text(window).parse()?;
         }
         oeb.tau_max = self.tau_max.unwrap_or(oeb.tau_max);
         smi.alpha = self.alpha.unwrap_or(smi.alpha);
-        let on = |own: Option<bool>, other: Option<bool>| own.unwrap_or(other != Some(true));
-        Ok(StepFlowConfig { oeb: on(self.oeb, self.smi).then_some(oeb), smi: on(self.smi, self.oeb).then_some(smi) })
+        let on = |own: Option<bool>, other: Option<bool>, base: bool| own.unwrap_or(base && other != Some(true));
+        Ok(StepFlowConfig {
+            oeb: on(self.oeb, self.smi, base.oeb.is_some()).then_some(oeb),
+            smi: on(self.smi, self.oeb, base.smi.is_some()).then_some(smi),
+        })
     }
+}
+
+/// Layers as the flags have them (`0-6,9`, `25%`), or a list of their numbers.
+pub fn layer_selection(value: &Value) -> Result<LayerSelection, ConfigError> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(layers) => layers.iter().map(Value::to_string).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    };
+    text.parse()
 }
 
 /// A chain's numbers under llama-server's names.

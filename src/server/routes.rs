@@ -21,6 +21,7 @@ pub fn router(app: Arc<App>) -> Router {
     at(&["/health", "/v1/health"], get(info::health));
     at(&["/props"], get(info::props).post(info::not_here));
     at(&["/models", "/v1/models"], get(info::models));
+    at(&["/models/{*id}", "/v1/models/{*id}"], get(info::model));
     at(&["/slots"], get(info::slots));
     at(&["/metrics"], get(info::metrics));
     at(&["/completion", "/completions"], post(completion::native));

@@ -17,13 +17,14 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::llama::{Backward, ContextParams, FlashAttention, LlamaError, Model, Token};
 use crate::saliency::{self, Estimator, LayerMaps, MetricMap, Pool, Probe, Run, Saliency};
+use crate::stepflow::Side;
 use crate::trace::{Step, TraceFile};
 
 use super::app::App;
 use super::error::ApiError;
 use super::generation::random_id;
 use super::guard::Body;
-use super::request::read;
+use super::request::{layer_selection, read};
 
 /// Jobs that can wait for the one that runs, and as many requests for attention.
 const MAX_WAITING: usize = 8;
@@ -47,7 +48,7 @@ struct Fields {
     trace: Option<Value>,
     #[serde(default)]
     method: Method,
-    layers: Option<Vec<usize>>,
+    layers: Option<Value>,
     #[serde(default)]
     format: Format,
 }
@@ -368,15 +369,12 @@ impl Fields {
 
     /// The layers that are meant, of a model with `n_layer`: in order, each once.
     fn layers(self, n_layer: usize) -> Result<Vec<usize>, ApiError> {
-        let mut layers = self.layers.unwrap_or_else(|| (0..n_layer).collect());
-        layers.sort_unstable();
-        layers.dedup();
-        let found = match layers.last() {
-            None => "none: leave the field out for all".to_owned(),
-            Some(layer) if *layer >= n_layer => layer.to_string(),
-            Some(_) => return Ok(layers),
-        };
-        Err(ApiError::invalid(format!("layers: expected numbers from 0 to {}, found {found}", n_layer - 1)))
+        let Some(layers) = self.layers else { return Ok((0..n_layer).collect()) };
+        let layers = layer_selection(&layers).and_then(|layers| layers.resolve(n_layer, Side::Shallow));
+        match layers.map_err(|error| ApiError::invalid(format!("layers: {error}")))? {
+            none if none.is_empty() => Err(ApiError::invalid("layers: expected at least one, found none")),
+            layers => Ok(layers.into_iter().collect()),
+        }
     }
 }
 

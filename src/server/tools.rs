@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::llama::chat::ToolChoice;
 
 use super::error::ApiError;
-use super::request::read;
+use super::request::read_at;
 
 /// The tools that the model is told of, null for none, and whether it calls them.
 pub fn choose(tools: Option<&Value>, choice: Option<&Value>) -> Result<(Value, ToolChoice), ApiError> {
@@ -13,7 +13,7 @@ pub fn choose(tools: Option<&Value>, choice: Option<&Value>) -> Result<(Value, T
     let (names, choice) = match choice {
         None | Some(Value::Null) => (None, ToolChoice::Auto),
         Some(Value::Object(choice)) => some_of_them(choice).map(|(names, choice)| (Some(names), choice))?,
-        Some(choice) => (None, read(choice).map_err(|error| error.within("tool_choice"))?),
+        Some(choice) => (None, read_at("tool_choice", choice)?),
     };
     let Some(tools) = tools else { return Ok((Value::Null, choice)) };
     let Some(names) = names else { return Ok((tools.clone().into(), choice)) };
@@ -37,8 +37,8 @@ fn some_of_them(choice: &Map<String, Value>) -> Result<(Vec<&str>, ToolChoice), 
             let allowed = choice.get("allowed_tools").and_then(Value::as_object).unwrap_or(choice);
             let tools = allowed.get("tools").and_then(Value::as_array).ok_or_else(wrong)?;
             let names = tools.iter().map(|tool| name_of(tool).ok_or_else(wrong)).collect::<Result<_, _>>()?;
-            let mode = allowed.get("mode").map_or(Ok(ToolChoice::Auto), read);
-            Ok((names, mode.map_err(|error| error.within("tool_choice.mode"))?))
+            let mode = allowed.get("mode").map_or(Ok(ToolChoice::Auto), |mode| read_at("tool_choice.mode", mode))?;
+            Ok((names, mode))
         }
         _ => Err(wrong()),
     }

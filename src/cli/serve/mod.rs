@@ -26,7 +26,8 @@ const SLOTS: usize = 4;
 pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
     let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
-    let settings = setup::all_repairs(&args.stepflow)?;
+    // What a request means that says no more than that it wants StepFlow.
+    let settings = if params.stepflow.is_on() { params.stepflow.clone() } else { setup::all_repairs(&args.stepflow)? };
     let options = options(args)?;
     let n_slots = options.slots;
     let is_open = options.keys.is_empty() && !options.is_local();
@@ -63,8 +64,16 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         slots: slots.status().into(),
         model,
     };
-    say_ready(&ready, n_slots, &urls);
-    interrupt.during(|| server.run(ready, slots, || interrupt.was_pressed()))?;
+    say_ready(&ready, n_slots, slots.has_streams(), &urls);
+    let told = std::sync::Once::new();
+    let end = || {
+        let ends = interrupt.was_pressed();
+        if ends {
+            told.call_once(|| say!("stepflow: running answers are finished first; Ctrl-C again ends at once"));
+        }
+        ends
+    };
+    interrupt.during(|| server.run(ready, slots, end))?;
     Ok(exit::OK)
 }
 
@@ -75,14 +84,15 @@ fn may_repair(args: &ServeArgs) -> bool {
     asked || (args.context.flash_attn == Switch::Off && args.context.cache_type_v.is_float())
 }
 
-fn say_ready(ready: &Ready, n_slots: usize, urls: &[String]) {
+fn say_ready(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) {
     let repairs = match (&ready.stepflow_settings, ready.stepflow.is_on()) {
         (None, _) => "off for all requests (--stepflow turns it on, -fa off leaves it to them)",
         (Some(_), true) => "on",
         (Some(_), false) => "off until a request asks for it",
     };
     let (model, n_ctx) = (ready.model.description(), ready.n_ctx);
-    say!("stepflow: {model}, {n_slots} slots of {n_ctx} tokens, StepFlow {repairs}; ready at {}", urls.join(" "));
+    let share = if streams { "of" } else { "that share" };
+    say!("stepflow: {model}, {n_slots} slots {share} {n_ctx} tokens, StepFlow {repairs}; ready at {}", urls.join(" "));
 }
 
 fn templates(args: &ServeArgs, model: &Arc<Model>) -> anyhow::Result<ChatTemplates> {
@@ -157,7 +167,8 @@ fn keys(args: &ServerArgs) -> anyhow::Result<Vec<String>> {
 
 fn keys_of_file(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = input::read_text(path).context("--api-key-file")?;
-    let keys: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<_> = lines.map(str::to_owned).collect();
     if keys.is_empty() {
         bail!("--api-key-file {}: expected a key on each line, found none", path.display());
     }
