@@ -204,6 +204,30 @@ fn beside_a_full_slot_and_in_small_batches_others_go_on() {
 }
 
 #[test]
+fn a_context_that_is_shared_and_full_ends_one_answer_after_the_other() {
+    let (_, model) = models().remove(0);
+    let mut slots = slots(&model, false);
+    let prompt = tokenize(&model, "One. Two").0;
+    let told = [(); N].map(|()| {
+        let (work, told) = endless(&model, prompt.clone());
+        slots.start(work);
+        told
+    });
+    run(&mut slots);
+    let mut lengths = told.map(|told| {
+        let ended = ended(&told);
+        assert_eq!(ended.stop, Stop::ContextFull);
+        ended.tokens.len()
+    });
+    lengths.sort_unstable();
+    let n_ctx = slots.n_ctx();
+    assert!(
+        lengths[0] < n_ctx / 2 && lengths[N - 1] == n_ctx + 1,
+        "{lengths:?}: the last one has all of it in the end"
+    );
+}
+
+#[test]
 fn a_full_context_ends_answers_and_refuses_prompts() {
     let (_, model) = models().remove(0);
     let prompt = tokenize(&model, "One. Two").0;
