@@ -179,7 +179,8 @@ impl Model {
         let _one_at_a_time = (text.len() > HUGE_TEXT).then(|| HUGE_TEXTS.lock());
         let tokens = match text.len() {
             ..=LONG_TEXT => tokens(),
-            n => on_stack(n * STACK_PER_BYTE, tokens).expect("the system has room for a thread"),
+            // Where there is no room for the stack, there is none for the models whose words take so much of it.
+            n => on_stack(n.saturating_mul(STACK_PER_BYTE), tokens).unwrap_or_else(|_| tokens()),
         };
         tokens.into_iter().map(|token| Token(token.0)).collect()
     }
