@@ -322,9 +322,11 @@ impl Slots {
     fn filler(&mut self, i: usize) -> Row {
         let n_ctx = self.n_ctx();
         let slot = &mut self.slots[i];
-        slot.tokens.truncate(n_ctx - 1);
-        slot.untouched = slot.untouched.min(slot.tokens.len());
-        self.context.truncate(i as u32, slot.tokens.len());
+        if slot.tokens.len() >= n_ctx {
+            slot.tokens.truncate(n_ctx - 1);
+            slot.untouched = slot.untouched.min(slot.tokens.len());
+            self.context.truncate(i as u32, slot.tokens.len());
+        }
         Row { sequence: i as u32, logits: true, ..Row::plain(Token(0), slot.tokens.len()) }
     }
 
