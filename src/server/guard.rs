@@ -131,7 +131,7 @@ fn has_key(keys: &[String], headers: &HeaderMap) -> bool {
 fn is_known_host(options: &Options, headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };
-    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    let (name, _) = name_and_port(host);
     let is_added = |origin: &String| origin == "*" || origin.split_once("://").is_some_and(|(_, added)| added == host);
     name.eq_ignore_ascii_case("localhost")
         || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
@@ -156,12 +156,13 @@ fn allows_origin(options: &Options, origin: &HeaderValue) -> bool {
 
 /// Whether `origin` is a page of this machine, on any port.
 fn is_local(origin: &str) -> bool {
-    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (host, ""),
-    };
+    let (name, port) = name_and_port(origin.split_once("://").map_or(origin, |(_, host)| host));
     port.bytes().all(|byte| byte.is_ascii_digit()) && ["localhost", "127.0.0.1", "[::1]"].contains(&name)
+}
+
+fn name_and_port(host: &str) -> (&str, &str) {
+    // An IPv6 address has colons of its own, in brackets.
+    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).unwrap_or((host, ""))
 }
 
 fn preflight(allowed: bool) -> Response {
