@@ -50,7 +50,7 @@ def result(case):
 
 
 def table(results, reasons):
-    """The table in Markdown, and how many of its lines lack a reason or have one too many."""
+    """The table in Markdown, and how many tests pass with llama-server alone without a reason."""
     lines = ["| group | tests | llama-server passes | stepflow passes |", "|---|---|---|---|"]
     differences, wrong = [], 0
     for group, (stock, ours) in results.items():
@@ -86,6 +86,7 @@ def main():
         print(f"{group} ...", file=sys.stderr, flush=True)
         results[group] = [run(arguments.tests, group, server, arguments) for server in (arguments.stock, arguments.ours)]
     text, wrong = table(results, json.loads((HERE / "reasons.json").read_text()))
+    text = f"Model: {arguments.model.name}. `compare.py` makes this table.\n\n{text}"
     arguments.table.write_text(text) if arguments.table else print(text)
     if wrong:
         sys.exit(f"{wrong} tests pass with llama-server and fail here without a reason in reasons.json")
