@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let params = SessionParams { context, stepflow: StepFlowConfig::paper(), ..SessionParams::default() };
     let mut session = Session::new(model.clone(), &params)?;
 
-    let template = ChatTemplate::new(model.chat_template(), String::new(), String::new(), Default::default())?;
+    let template = ChatTemplate::new(&model, None, Default::default())?;
     let prompt = template.render(&[Message::new("user", "How many seconds are there in an hour?")])?;
     let (tokens, question) = session.tokenize(&prompt);
     let request = Request { tokens, question, max_tokens: Some(80), reasoning_budget: None, stop: &[] };

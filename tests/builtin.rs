@@ -10,6 +10,7 @@ use program::{Outcome, Running, run, stepflow};
 use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, Message};
 use stepflow::gguf::{GgmlType, Gguf};
+use stepflow::llama::{Model, ModelParams};
 use tempfile::TempDir;
 
 const QUESTION: &str =
@@ -118,8 +119,9 @@ fn programs_that_start_at_once_share_it() {
 
 #[test]
 fn its_template_opens_thinking_and_drops_what_was_thought_before() {
-    let gguf = Gguf::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/stepflow-reasoner.gguf")).unwrap();
-    let template = ChatTemplate::new(gguf.chat_template(), String::new(), String::new(), Default::default()).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/stepflow-reasoner.gguf");
+    let model = Model::load(path.as_ref(), &ModelParams::default()).unwrap();
+    let template = ChatTemplate::new(&model, None, Default::default()).unwrap();
     let messages = [("user", " Hi"), ("assistant", "A greeting.\n</think>\n\nHello."), ("user", "What of </think>?")];
     let prompt = template.render(&messages.map(|(role, content)| Message::new(role, content))).unwrap();
     assert_eq!(

@@ -3,8 +3,9 @@
 
 mod common;
 
-use stepflow::engine::{ChatTemplate, Message};
+use stepflow::engine::{Message, Prompt};
 use stepflow::gguf::Gguf;
+use stepflow::llama::chat::{ChatInput, ChatTemplates};
 use stepflow::trace::{Family, Segment, Tracker};
 
 fn r1() -> Option<Gguf> {
@@ -25,10 +26,11 @@ fn r1_thinks_in_tags() {
 
     let text = |key: &str| tokens[r1.u64(key).unwrap() as usize].clone();
     let (bos, eos) = (text("tokenizer.ggml.bos_token_id"), text("tokenizer.ggml.eos_token_id"));
-    let template = ChatTemplate::new(r1.chat_template(), bos, eos, serde_json::Map::new()).unwrap();
+    let templates = ChatTemplates::from_source(r1.chat_template().unwrap(), &bos, &eos).unwrap();
     let earlier = Message { reasoning_content: None, ..Message::new("assistant", "<think>\nHm.\n</think>\n\nHello.") };
     let messages = [Message::new("user", "Hi"), earlier, Message::new("user", "2 + 2?")];
-    let prompt = template.render(&messages).unwrap();
+    let input = ChatInput { messages: serde_json::json!(messages), ..ChatInput::default() };
+    let prompt = Prompt::from(&templates.apply(&input).unwrap());
     assert_eq!(
         prompt.conversation,
         "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜>\n\nHello.<｜end▁of▁sentence｜><｜User｜>2 + 2?"

@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use stepflow::engine::{
-    Ended, EngineError, Event, Request, Sampler, SamplingParams, Session, SessionParams, SlotEvent, Slots, Stop, Work,
-    tokenize,
+    Alternatives, Ended, EngineError, Event, Request, Sampler, SamplingParams, Session, SessionParams, SlotEvent,
+    Slots, Stop, TokenChoice, Work, tokenize,
 };
 use stepflow::llama::{ContextParams, Model, ModelParams, Token};
 use stepflow::stepflow::{OebConfig, SmiConfig, StepFlowConfig};
@@ -46,17 +46,67 @@ fn work(model: &Model, tokens: Vec<Token>, n: usize, stepflow: StepFlowConfig) -
     let (tell, told) = channel();
     let mut work = Work::new(tokens, greedy(model), Box::new(move |event| tell.send(event).is_ok()));
     (work.max_tokens, work.stepflow) = (Some(n), stepflow);
+    work.alternatives = Some(Alternatives { n: 8, after_sampling: false });
     (work, told)
 }
 
 fn ended(told: &Receiver<SlotEvent>) -> Box<Ended> {
+    heard(told).ended
+}
+
+/// An answer, and what its tokens were chosen among.
+struct Heard {
+    ended: Box<Ended>,
+    choices: Vec<(Token, TokenChoice)>,
+}
+
+fn heard(told: &Receiver<SlotEvent>) -> Heard {
+    let mut choices = Vec::new();
     loop {
         match told.recv().expect("it ends") {
-            SlotEvent::Ended(ended) => return ended,
+            SlotEvent::Ended(ended) => return Heard { ended, choices },
+            SlotEvent::Token { token, choice, .. } => choices.extend(choice.map(|choice| (token, choice))),
             SlotEvent::Failed(error) => panic!("{error}"),
             _ => {}
         }
     }
+}
+
+impl Heard {
+    /// The largest difference of a log-probability to another answer's, up to where they part; and how many tokens that is.
+    fn difference(&self, other: &Self) -> (f32, usize) {
+        let (mut worst, mut n) = (0.0_f32, 0);
+        for ((token, choice), (other_token, other)) in self.choices.iter().zip(&other.choices) {
+            let both = |(token, p): &(Token, f32)| Some((p.ln() - log_probability(other, *token)?).abs());
+            // Of unlikely tokens the logarithm is all noise.
+            let likely = choice.top.iter().filter(|(_, p)| *p > 0.01).filter_map(both);
+            worst = likely.fold(worst, |worst, d| if worst.is_nan() || d <= worst { worst } else { d });
+            n += 1;
+            if token != other_token {
+                break;
+            }
+        }
+        (worst, n)
+    }
+
+    /// Checks that it says `expected` up to where the next token is anyone's guess: llama.cpp's sums depend on where in the
+    /// cache a sequence lies and on what is decoded with it, so that of two tokens as likely as each other, within
+    /// `tolerance` of a log-probability, either may come. Returns how many tokens were the same.
+    fn check(&self, expected: &[Token], tolerance: f32, case: &str) -> usize {
+        for (i, ((token, choice), expected)) in self.choices.iter().zip(expected).enumerate() {
+            if token != expected {
+                let [ours, theirs] = [token, expected].map(|token| log_probability(choice, *token));
+                let gap = ours.zip(theirs).map_or(f32::INFINITY, |(a, b)| (a - b).abs());
+                assert!(gap <= tolerance, "{case}: token {i} is {token:?} and not {expected:?}, {gap} less likely");
+                return i;
+            }
+        }
+        self.choices.len().min(expected.len())
+    }
+}
+
+fn log_probability(choice: &TokenChoice, token: Token) -> Option<f32> {
+    choice.top.iter().find(|(other, _)| *other == token).map(|(_, p)| p.ln())
 }
 
 fn run(slots: &mut Slots) {
@@ -66,11 +116,40 @@ fn run(slots: &mut Slots) {
 }
 
 /// One job alone.
-fn answer(slots: &mut Slots, tokens: &[Token], n: usize, stepflow: &StepFlowConfig) -> Box<Ended> {
+fn answer(slots: &mut Slots, tokens: &[Token], n: usize, stepflow: &StepFlowConfig) -> Heard {
     let (work, told) = work(&slots.model().clone(), tokens.to_vec(), n, stepflow.clone());
     slots.start(work);
     run(slots);
-    ended(&told)
+    heard(&told)
+}
+
+/// A prompt, tokens to generate and settings.
+type Job = (Vec<Token>, usize, StepFlowConfig);
+
+/// Jobs that come while others are at work.
+fn together(model: &Arc<Model>, streams: bool, jobs: &[Job]) -> Vec<Heard> {
+    let mut slots = slots(model, streams);
+    let mut told = Vec::new();
+    for (tokens, n, config) in jobs {
+        while slots.is_full() {
+            slots.step().unwrap();
+        }
+        let (work, receiver) = work(model, tokens.clone(), *n, config.clone());
+        slots.start(work);
+        slots.step().unwrap();
+        told.push(receiver);
+    }
+    run(&mut slots);
+    told.iter().map(heard).collect()
+}
+
+/// How far a log-probability may be from that of another layout: what plain llama.cpp shows for the same jobs without
+/// StepFlow, times 8, for the repairs pass differences on to later layers; and what rounding of the result itself can give.
+fn tolerance(model: &Arc<Model>, streams: bool, jobs: &[Job]) -> f32 {
+    let plain: Vec<Job> = jobs.iter().map(|(tokens, n, _)| (tokens.clone(), *n, StepFlowConfig::default())).collect();
+    let alone = plain.iter().map(|(tokens, n, config)| answer(&mut slots(model, streams), tokens, *n, config));
+    let differences = together(model, streams, &plain).into_iter().zip(alone).map(|(a, b)| a.difference(&b).0);
+    8.0 * differences.fold(0.0, f32::max) + 1e-4
 }
 
 fn by_session(model: &Arc<Model>, tokens: &[Token], n: usize, stepflow: &StepFlowConfig) -> Vec<Token> {
@@ -95,14 +174,15 @@ fn by_session(model: &Arc<Model>, tokens: &[Token], n: usize, stepflow: &StepFlo
         }
     };
     session.generate(&request, &mut greedy(model), &mut take).unwrap();
-    generated.into_inner().unwrap()
+    generated.into_inner().unwrap().split_off(tokens.len())
 }
 
 fn models() -> Vec<(String, Arc<Model>)> {
     let load = |path: &std::path::Path| Arc::new(Model::load(path, &ModelParams::default()).unwrap());
     let tiny = [Arch::ALL[0], Arch::ALL[Arch::ALL.len() - 1]];
+    // Quantized products round activations; where these models are random, that hides differences of other kinds.
     let mut models: Vec<_> =
-        tiny.iter().map(|arch| (format!("{arch:?}"), load(&tiny::tiny(*arch, WeightType::Q4_0)))).collect();
+        tiny.iter().map(|arch| (format!("{arch:?}"), load(&tiny::tiny(*arch, WeightType::F32)))).collect();
     models.extend(common::smollm2().map(|path| ("SmolLM2".to_owned(), load(&path))));
     models
 }
@@ -112,31 +192,50 @@ fn jobs_with_settings_of_their_own_are_as_sessions_of_their_own() {
     for (name, model) in models() {
         let prompts =
             ["One. Two. Three. Four", "The quick brown fox", "2 + 2 = 4. 3 + 3 =", "A dog. A cat. A", "x y z"];
-        let jobs: Vec<_> = prompts
+        let jobs: Vec<Job> = prompts
             .iter()
             .enumerate()
             .map(|(i, prompt)| (tokenize(&model, prompt).0, 12 + 5 * i, settings()[i % 4].clone()))
             .collect();
-        let expected: Vec<_> = jobs.iter().map(|(tokens, n, config)| by_session(&model, tokens, *n, config)).collect();
         for streams in [true, false] {
-            let mut slots = slots(&model, streams);
-            let mut told = Vec::new();
-            for (tokens, n, config) in &jobs {
-                while slots.is_full() {
-                    slots.step().unwrap();
-                }
-                let (work, receiver) = work(&model, tokens.clone(), *n, config.clone());
-                slots.start(work);
-                // Jobs come while others are at work.
-                slots.step().unwrap();
-                told.push(receiver);
+            let tolerance = tolerance(&model, streams, &jobs);
+            let (mut same, mut all) = (0, 0);
+            for (i, (heard, job)) in together(&model, streams, &jobs).iter().zip(&jobs).enumerate() {
+                let case = format!("{name}, streams {streams}, job {i}");
+                let (tokens, n, config) = job;
+                let alone = answer(&mut slots(&model, streams), tokens, *n, config);
+                let (difference, _) = heard.difference(&alone);
+                assert!(difference <= tolerance, "{case}: {difference} from the same job alone, {tolerance} allowed");
+                same += heard.check(&by_session(&model, tokens, *n, config), tolerance, &case);
+                all += heard.choices.len();
             }
-            run(&mut slots);
-            for (i, told) in told.iter().enumerate() {
-                assert_eq!(ended(told).tokens, expected[i], "{name}, streams {streams}, job {i}");
-            }
+            assert!(4 * same >= all, "{name}, streams {streams}: only {same} of {all} tokens could be compared");
         }
     }
+}
+
+/// The check above sees settings that are another job's.
+#[test]
+fn settings_show_beyond_the_noise() {
+    let mut seen = 0;
+    for (name, model) in models() {
+        let prompt = tokenize(&model, "One. Two. Three. Four").0;
+        let job = |config: &StepFlowConfig| vec![(prompt.clone(), 24, config.clone())];
+        let of = |config: &StepFlowConfig| together(&model, false, &job(config)).remove(0);
+        let tolerance = tolerance(&model, false, &job(&settings()[0]));
+        let plain = of(&settings()[0]);
+        for config in &settings()[1..] {
+            let other = of(config);
+            let total = other.ended.stats.total();
+            if total.rows_bridged + total.injections == 0 {
+                continue;
+            }
+            let (difference, _) = other.difference(&plain);
+            seen += 1;
+            assert!(difference > tolerance, "{name}, {config:?}: {difference} shows nothing beyond {tolerance}");
+        }
+    }
+    assert!(seen >= models().len(), "the repairs had hardly anything to do");
 }
 
 #[test]
@@ -144,17 +243,23 @@ fn what_repairs_had_a_hand_in_is_not_used_again_by_others() {
     for (name, model) in models() {
         for streams in [true, false] {
             let prompt = tokenize(&model, "One. Two. Three. Four. Five. Six").0;
+            let (plain, paper) = (&settings()[0], &settings()[1]);
             let mut used = slots(&model, streams);
-            let first = answer(&mut used, &prompt, 20, &settings()[2]);
+            let first = answer(&mut used, &prompt, 20, &settings()[2]).ended;
+            // A prompt in part from the cache is decoded in other batches. What that alone changes, times 8 as above.
+            let mut plain_used = slots(&model, streams);
+            answer(&mut plain_used, &prompt, 20, plain);
+            let fresh = answer(&mut slots(&model, streams), &first.tokens, 20, plain);
+            let tolerance = 8.0 * answer(&mut plain_used, &first.tokens, 20, plain).difference(&fresh).0 + 1e-4;
             // A prompt that is all that was said: of its keys the first answer's repairs have changed some.
-            let (plain, again) = (settings()[0].clone(), settings()[1].clone());
-            for config in [plain, again] {
-                let fresh = answer(&mut slots(&model, streams), &first.tokens, 20, &config);
-                let reused = answer(&mut used, &first.tokens, 20, &config);
-                assert_eq!(reused.tokens, fresh.tokens, "{name}, streams {streams}, {config:?}");
+            for config in [plain, paper] {
+                let fresh = answer(&mut slots(&model, streams), &first.tokens, 20, config);
+                let (difference, _) = answer(&mut used, &first.tokens, 20, config).difference(&fresh);
+                let case = format!("{name}, streams {streams}, {config:?}");
+                assert!(difference <= tolerance, "{case}: {difference}, {tolerance} allowed");
             }
             // What was decoded without repairs is used by anyone.
-            let plain = answer(&mut used, &first.tokens, 1, &settings()[0]);
+            let plain = answer(&mut used, &first.tokens, 1, &settings()[0]).ended;
             assert!(plain.timings.n_cached > 0, "{name}: {:?}", plain.timings);
         }
     }

@@ -237,11 +237,12 @@ pub fn sampling_params(args: &SamplingArgs, model: &Model) -> anyhow::Result<Sam
 
 /// The chat template: the flags', else the model's, else ChatML.
 pub fn chat_template(args: &TemplateArgs, model: &Model) -> anyhow::Result<ChatTemplate> {
+    let source = template_source(args)?;
+    Ok(ChatTemplate::new(model, source.as_deref(), input::template_kwargs(args.chat_template_kwargs.as_deref())?)?)
+}
+
+/// The template that the flags give in place of the model's own.
+pub fn template_source(args: &TemplateArgs) -> anyhow::Result<Option<String>> {
     let file = args.chat_template_file.as_deref().map(input::read_text).transpose()?;
-    let source = args.chat_template.as_deref().or(file.as_deref()).or(model.chat_template());
-    let text = |token: Option<stepflow::llama::Token>| {
-        token.map(|token| String::from_utf8_lossy(&model.piece(token)).into_owned()).unwrap_or_default()
-    };
-    let kwargs = input::template_kwargs(args.chat_template_kwargs.as_deref())?;
-    Ok(ChatTemplate::new(source, text(model.bos()), text(model.eos()), kwargs)?)
+    Ok(args.chat_template.clone().or(file))
 }

@@ -28,36 +28,40 @@ pub struct Triggers {
     pub patterns: Vec<String>,
     /// Tokens; the grammar applies from them on.
     pub tokens: Vec<Token>,
-    /// Whether they count while the model thinks, too: where tools are called before the answer, as in Harmony.
-    pub in_thinking: bool,
 }
 
 /// A grammar, and how far into it an answer has come.
 pub struct Grammar {
     rules: RawSampler,
-    /// Whether it rests while the model thinks.
-    rests: bool,
+    /// Whether it holds while the model thinks, too.
+    in_thinking: bool,
     /// A token came that it does not allow, forced from outside: it holds no more.
     broken: bool,
 }
 
 impl Grammar {
-    /// A grammar for `model`. With `triggers` it begins to hold when one of them comes.
+    /// A grammar for `model`. With `triggers` it begins to hold when one of them comes. `in_thinking`: whether it holds
+    /// while the model thinks, too, and triggers count there: grammars that describe thinking, and those of tools that
+    /// are called before the answer, as in Harmony.
     ///
     /// # Errors
     /// When it is none.
-    pub fn new(model: &Model, gbnf: &str, triggers: Option<&Triggers>) -> Result<Self, GrammarError> {
+    pub fn new(
+        model: &Model,
+        gbnf: &str,
+        triggers: Option<&Triggers>,
+        in_thinking: bool,
+    ) -> Result<Self, GrammarError> {
         gbnf::check(gbnf).map_err(GrammarError::Excess)?;
         let rules = match triggers {
             None => LlamaSampler::grammar(model.inner(), gbnf, "root"),
-            Some(Triggers { patterns, tokens, .. }) => {
+            Some(Triggers { patterns, tokens }) => {
                 let tokens: Vec<_> = tokens.iter().map(|token| LlamaToken(token.0)).collect();
                 LlamaSampler::grammar_lazy_patterns(model.inner(), gbnf, "root", patterns, &tokens)
             }
         };
         let rules = RawSampler::new(rules.map_err(|_| GrammarError::Syntax)?);
-        let rests = triggers.is_some_and(|triggers| !triggers.in_thinking);
-        Ok(Self { rules, rests, broken: false })
+        Ok(Self { rules, in_thinking, broken: false })
     }
 
     /// The same, after tokens of the prompt that open the answer.
@@ -94,6 +98,6 @@ impl Grammar {
     }
 
     fn rests(&self, thinking: bool) -> bool {
-        self.broken || (self.rests && thinking)
+        self.broken || (thinking && !self.in_thinking)
     }
 }

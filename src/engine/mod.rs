@@ -35,5 +35,5 @@ pub use sampling::{DeadEnd, Sampler, SamplerKind, SamplingParams};
 pub use score::{label, score};
 pub use session::{EngineError, Session, SessionParams, about, markers_of, prompt_tokens, tokenize};
 pub use slots::{SlotStatus, Slots, StepReport};
-pub use template::{ChatTemplate, Message, Prompt, TemplateError};
+pub use template::{ChatTemplate, Message, Prompt, TemplateError, enable_thinking};
 pub use work::{Alternatives, Ended, SlotEvent, Stop, Timings, TokenChoice, Work};

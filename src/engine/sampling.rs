@@ -221,12 +221,17 @@ impl Sampler {
     }
 
     /// Shows the chain and the grammar a token of the answer that they did not choose. `thinking`: whether it is
-    /// thinking, where a lazy grammar rests.
+    /// thinking, where a grammar may rest.
     pub fn accept(&mut self, token: Token, thinking: bool) {
         _ = self.chain.accept(token);
         if let Some(grammar) = &mut self.grammar {
             grammar.accept(token, thinking);
         }
+    }
+
+    /// Whether the grammar, if there is one, allows `token` next. `thinking` as in [`Sampler::accept`].
+    pub fn allows(&mut self, token: Token, thinking: bool) -> bool {
+        self.grammar.as_mut().is_none_or(|grammar| grammar.allows(token, thinking))
     }
 
     /// Chooses a token from the logits of the batch's `row`, and remembers it. `thinking` as in [`Sampler::accept`].

@@ -244,10 +244,14 @@ impl Session {
     ) -> Result<Finish, EngineError> {
         let mut answer = Answer::new(request.stop);
         let mut budget = request.reasoning_budget.map(|tokens| Budget::new(tokens, "", &self.markers));
+        if let Some(budget) = &mut budget {
+            request.tokens[request.question..].iter().for_each(|&t| budget.observe(&self.model().piece(t), false));
+        }
         for _ in 0..request.max_tokens.unwrap_or(usize::MAX) {
             let thinking = self.tracker.next_segment() == Segment::Thinking;
-            let n_thinking = n_generated[Segment::Thinking as usize];
-            let forced = budget.as_mut().and_then(|budget| budget.forced_token(thinking, n_thinking, self.model()));
+            let forced = budget.as_mut().and_then(|budget| {
+                budget.forced_token(thinking, self.model(), |token| sampler.allows(token, thinking))
+            });
             let token = match forced {
                 Some(token) => {
                     sampler.accept(token, thinking);
@@ -266,6 +270,9 @@ impl Session {
             let tracked = self.tracker.push(&piece, true);
             self.tokens.push(token);
             n_generated[tracked.segment as usize] += 1;
+            if let Some(budget) = &mut budget {
+                budget.observe(&piece, tracked.segment == Segment::Thinking);
+            }
             answer.report(token, &piece, &tracked, self.model().is_control(token), on_event);
             if answer.stops(&piece) {
                 return Ok(Finish::Stop);
@@ -319,7 +326,10 @@ pub fn about(model: &Model) -> serde_json::Map<String, serde_json::Value> {
 
 /// Tokens of a rendered prompt, and how many of them come before its opening.
 pub fn prompt_tokens(model: &Model, prompt: &Prompt) -> (Vec<Token>, usize) {
-    let (tokens, added) = tokenize(model, &format!("{}{}", prompt.conversation, prompt.opening));
+    let text = format!("{}{}", prompt.conversation, prompt.opening);
+    let mut pieces = pieces(&text, &prompt.cuts).into_iter();
+    let (mut tokens, added) = tokenize(model, pieces.next().unwrap_or_default());
+    pieces.for_each(|piece| tokens.extend(tokenize_on(model, piece, true)));
     let mut bytes = 0;
     let before_opening = tokens.iter().skip(added).take_while(|&&token| {
         bytes += model.piece(token).len();
@@ -327,6 +337,24 @@ pub fn prompt_tokens(model: &Model, prompt: &Prompt) -> (Vec<Token>, usize) {
     });
     let question = if prompt.conversation.is_empty() { 0 } else { before_opening.count() + added };
     (tokens, question)
+}
+
+/// The parts of a text between `cuts`.
+fn pieces<'a>(text: &'a str, cuts: &[usize]) -> Vec<&'a str> {
+    let starts = std::iter::once(0).chain(cuts.iter().copied());
+    starts.zip(cuts.iter().copied().chain([text.len()])).map(|(start, end)| &text[start..end]).collect()
+}
+
+/// Tokens of a text that goes on from another. `special` as for [`Model::tokenize`].
+pub(super) fn tokenize_on(model: &Model, text: &str, special: bool) -> Vec<Token> {
+    // Some vocabularies put a space in front of every text; after a line break there is none.
+    const BEFORE: &str = "\n";
+    let before = model.tokenize(BEFORE, false, special);
+    let tokens = model.tokenize(&format!("{BEFORE}{text}"), false, special);
+    match tokens.strip_prefix(before.as_slice()) {
+        Some(tokens) => tokens.to_vec(),
+        None => model.tokenize(text, false, special),
+    }
 }
 
 /// Tokens of a text in which special tokens count as such, and how many of them were put in front: the model's first

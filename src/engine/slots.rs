@@ -16,6 +16,9 @@ use super::text::Text;
 use super::work::{Ended, SlotEvent, Stop, Timings, TokenChoice, Work};
 use super::{Control, EngineError};
 
+/// Rows of a prompt that is scored at once: each has logits of the whole vocabulary.
+const SCORED_ROWS: usize = 512;
+
 /// A context with a slot for every sequence.
 pub struct Slots {
     context: Context,
@@ -203,7 +206,7 @@ impl Slots {
             false => usize::MAX,
         };
         let slot = &mut self.slots[i];
-        let mut kept = if work.cache_prompt { slot.common(&work.tokens) } else { 0 };
+        let mut kept = if work.cache_prompt && !work.scores_prompt { slot.common(&work.tokens) } else { 0 };
         kept = kept.min(reusable).min(rows.len() - 1);
         if kept < slot.tokens.len() && !self.context.truncate(i as u32, kept) {
             self.context.truncate(i as u32, 0);
@@ -215,8 +218,15 @@ impl Slots {
         slot.used = self.clock;
         self.context.relabel(i as u32, Segment::Question);
         rows.drain(..kept);
-        rows.iter_mut().for_each(|row| row.sequence = i as u32);
+        for row in &mut rows {
+            row.sequence = i as u32;
+            row.logits |= work.scores_prompt;
+        }
         work.tokens.iter().for_each(|&token| work.sampler.accept_prompt(token));
+        if let Some(budget) = &mut work.budget {
+            let model = self.context.model();
+            work.tokens[work.question..].iter().for_each(|&token| budget.observe(&model.piece(token), false));
+        }
         let configured = self.control.as_ref().map(|control| control.configure_sequence(i as u32, &work.stepflow));
         let text = Text::new(std::mem::take(&mut work.stop));
         slot.running = Some(Running {
@@ -259,11 +269,17 @@ impl Slots {
     }
 
     fn decode_prompt(&mut self, i: usize) -> Result<(), EngineError> {
-        let max_batch = self.context.max_batch();
-        let Some(Running { phase: Phase::Prompt(rows, done), .. }) = &self.slots[i].running else { return Ok(()) };
+        let mut max_batch = self.context.max_batch();
+        let Some(Running { phase: Phase::Prompt(rows, done), work, .. }) = &self.slots[i].running else {
+            return Ok(());
+        };
+        if work.scores_prompt {
+            max_batch = max_batch.min(SCORED_ROWS);
+        }
         let chunk = rows[*done..rows.len().min(*done + max_batch)].to_vec();
         let (n, is_last) = (chunk.len(), *done + chunk.len() == rows.len());
         let tokens: Vec<Token> = chunk.iter().map(|row| row.token).collect();
+        let foretold: Vec<Token> = rows[*done + 1..].iter().take(n).map(|row| row.token).collect();
         if let Err(error) = self.decode(chunk) {
             return self.fail_or_interrupt(&[i], error);
         }
@@ -273,6 +289,11 @@ impl Slots {
         slot.untouched = slot.tokens.len().min(running.reusable);
         if let Phase::Prompt(_, done) = &mut running.phase {
             *done += n;
+        }
+        if running.work.scores_prompt {
+            let scored = running.work.score(&self.context, &foretold);
+            // Who does not want it any more says so at the next event, too.
+            _ = (running.work.on_event)(SlotEvent::Scored(scored));
         }
         self.tell_progress(i);
         if is_last {
@@ -355,8 +376,9 @@ impl Slots {
         }
         let model = self.context.model();
         let thinking = running.tracker.next_segment() == Segment::Thinking && self.markers.think_start.is_some();
-        let budget = running.work.budget.as_mut();
-        let forced = budget.and_then(|budget| budget.forced_token(thinking, running.n_thinking, model));
+        let Work { budget, sampler, .. } = &mut running.work;
+        let is_allowed = |token| sampler.allows(token, thinking);
+        let forced = budget.as_mut().and_then(|budget| budget.forced_token(thinking, model, is_allowed));
         let chosen = running.work.choose(&self.context, batch_row, thinking, forced);
         match chosen {
             Ok((token, choice)) => self.take(i, token, choice),
@@ -375,7 +397,11 @@ impl Slots {
         }
         let piece = model.piece(token);
         let tracked = running.tracker.push(&piece, true);
-        running.n_thinking += usize::from(tracked.segment == Segment::Thinking && self.markers.think_start.is_some());
+        let is_thinking = tracked.segment == Segment::Thinking && self.markers.think_start.is_some();
+        running.n_thinking += usize::from(is_thinking);
+        if let Some(budget) = &mut running.work.budget {
+            budget.observe(&piece, is_thinking);
+        }
         let hidden = model.is_control(token) && !running.work.preserved.contains(&token);
         let (text, stop) = running.text.push(if hidden { &[] } else { &piece });
         let timings = running.timings();

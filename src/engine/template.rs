@@ -1,9 +1,10 @@
-//! Chat templates: from messages to the text that a model was trained on.
+//! Chat templates: from messages to the text that a model was trained on, by llama.cpp's engine.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::llama::Model;
+use crate::llama::chat::{Applied, ChatError, ChatInput, ChatTemplates};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,79 +25,61 @@ impl Message {
     }
 }
 
-/// A chat template that cannot be used.
+/// A chat template that cannot be used, or does not take what it is given.
 #[derive(Debug, thiserror::Error)]
-#[error("chat template: {0}")]
-pub struct TemplateError(String);
+pub enum TemplateError {
+    /// Of the template, or of the messages.
+    #[error("{}", one_line(.0))]
+    Chat(#[from] ChatError),
+    /// A variable of the template's has another type than it must have.
+    #[error("chat template: expected enable_thinking to be true or false, found {0}")]
+    EnableThinking(Value),
+}
 
-/// ChatML, for models that bring no template; llama.cpp's choice too.
-const CHATML: &str = "{%- for message in messages -%}\
-    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}\
-    {%- endfor -%}\
-    {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}";
-
-/// A compiled Jinja chat template.
+/// A template with its variables, for conversations of plain messages.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    source: String,
-    bos: String,
-    eos: String,
-    kwargs: serde_json::Map<String, serde_json::Value>,
+    templates: ChatTemplates,
+    enable_thinking: bool,
+    kwargs: Map<String, Value>,
 }
 
 /// A rendered prompt, in two parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// The conversation so far, up to the end of the last message.
     pub conversation: String,
     /// What opens the answer: the header of an assistant message, and `<think>` where the template opens thinking.
     pub opening: String,
+    /// Where in both together, in bytes, tokens end: what a message says is text, and reads as no token of the
+    /// template's.
+    pub cuts: Vec<usize>,
 }
 
-/// Whether a source is meant for a template's name: rendered, every prompt would be that word.
-fn is_name(source: &str) -> bool {
-    !source.is_empty() && source.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+impl From<&Applied> for Prompt {
+    fn from(applied: &Applied) -> Self {
+        let text = &applied.prompt;
+        let conversation = text.strip_suffix(&applied.generation_prompt).unwrap_or(text);
+        let opening = text[conversation.len()..].to_owned();
+        Self { conversation: conversation.to_owned(), opening, cuts: applied.cuts.clone() }
+    }
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `None` or `chatml` is ChatML. `bos` and `eos` are the texts of the model's first and last
-    /// token; `kwargs` are further variables of the template, such as `enable_thinking`.
+    /// The template of `model`, or `source` instead: Jinja, or the name of a template that llama.cpp has built in. A model
+    /// without any has ChatML. `kwargs` are variables of the template, such as `enable_thinking`, which is true unless
+    /// given.
     ///
     /// # Errors
-    /// When it is no valid Jinja.
-    pub fn new(
-        source: Option<&str>,
-        bos: String,
-        eos: String,
-        kwargs: serde_json::Map<String, serde_json::Value>,
-    ) -> Result<Self, TemplateError> {
-        let source = match source {
-            None | Some("chatml") => CHATML.to_owned(),
-            Some(name) if is_name(name) => {
-                return Err(TemplateError(format!(
-                    "expected Jinja, found the name `{name}`; of the templates that llama.cpp has built in, a chat knows \
-                     chatml alone"
-                )));
-            }
-            Some(source) => source.to_owned(),
-        };
-        let mut environment = Environment::new();
-        // As Python's transformers set Jinja up.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| TemplateError(one_line(&e)))?);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned("chat", source.clone()).map_err(|e| TemplateError(one_line(&e)))?;
-        Ok(Self { environment, source, bos, eos, kwargs })
+    /// When the template cannot be compiled, or does not render a single message of a user.
+    pub fn new(model: &Model, source: Option<&str>, kwargs: Map<String, Value>) -> Result<Self, TemplateError> {
+        let templates = ChatTemplates::open(model, source)?;
+        let enable_thinking = enable_thinking(&kwargs)?.unwrap_or(true);
+        Ok(Self { templates, enable_thinking, kwargs })
     }
 
     /// The template's text.
     pub fn source(&self) -> &str {
-        &self.source
+        self.templates.source()
     }
 
     /// Renders a conversation that ends with a user's message.
@@ -104,83 +87,29 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation.
     pub fn render(&self, messages: &[Message]) -> Result<Prompt, TemplateError> {
-        let full = self.render_once(messages, true)?;
-        // Where a template writes something else without the opening, all of it counts as opening.
-        let conversation = self.render_once(messages, false).unwrap_or_default();
-        Ok(match full.strip_prefix(&conversation) {
-            Some(opening) => Prompt { opening: opening.to_owned(), conversation },
-            None => Prompt { conversation: String::new(), opening: full },
-        })
-    }
-
-    fn render_once(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TemplateError> {
-        let mut variables = serde_json::json!({
-            "messages": messages,
-            "add_generation_prompt": add_generation_prompt,
-            "bos_token": self.bos,
-            "eos_token": self.eos,
-        });
-        if let Some(variables) = variables.as_object_mut() {
-            variables.extend(self.kwargs.clone());
-        }
-        let template = self.environment.get_template("chat").map_err(|e| TemplateError(one_line(&e)))?;
-        template.render(Serde(&variables)).map_err(|e| TemplateError(one_line(&e)))
+        let applied = self.templates.apply(&ChatInput {
+            messages: serde_json::json!(messages),
+            enable_thinking: self.enable_thinking,
+            chat_template_kwargs: self.kwargs.clone(),
+            ..ChatInput::default()
+        })?;
+        Ok(Prompt::from(&applied))
     }
 }
 
-/// Today's date, as templates ask for it.
-fn strftime_now(state: &minijinja::State<'_, '_>, format: String) -> Result<Value, minijinja::Error> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let kwargs = minijinja::value::Kwargs::from_iter([("format", Value::from(format))]);
-    minijinja_contrib::filters::datetimeformat(state, Value::from(now), kwargs).map(Value::from)
+/// Whether a template's variables have the model think; `None` where they leave it open.
+///
+/// # Errors
+/// When `enable_thinking` is neither true nor false.
+pub fn enable_thinking(kwargs: &Map<String, Value>) -> Result<Option<bool>, TemplateError> {
+    match kwargs.get("enable_thinking") {
+        None => Ok(None),
+        Some(Value::Bool(enable)) => Ok(Some(*enable)),
+        Some(other) => Err(TemplateError::EnableThinking(other.clone())),
+    }
 }
 
-fn one_line(error: &minijinja::Error) -> String {
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    format!("{}{line}", error.to_string().replace('\n', " "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn template(source: Option<&str>) -> ChatTemplate {
-        ChatTemplate::new(source, "<s>".into(), "</s>".into(), serde_json::Map::new()).unwrap()
-    }
-
-    #[test]
-    fn chatml_is_the_default() {
-        let prompt = template(None).render(&[Message::new("user", "Hi")]).unwrap();
-        assert_eq!(prompt.conversation, "<|im_start|>user\nHi<|im_end|>\n");
-        assert_eq!(prompt.opening, "<|im_start|>assistant\n");
-    }
-
-    #[test]
-    fn python_methods_and_opened_thinking() {
-        let source = "{{ bos_token }}{% for m in messages %}{% set c = m.content.split('</think>')[-1].strip() %}\
-                      [{{ m['role'].upper() }}]{{ c }}{% endfor %}{% if add_generation_prompt %}[A]<think>\n{% endif %}";
-        let prompt = template(Some(source)).render(&[Message::new("user", "x</think> y ")]).unwrap();
-        assert_eq!(prompt.conversation, "<s>[USER]y");
-        assert_eq!(prompt.opening, "[A]<think>\n");
-    }
-
-    #[test]
-    fn broken_and_refusing_templates_say_so_in_one_line() {
-        let broken = ChatTemplate::new(Some("{% if %}"), String::new(), String::new(), serde_json::Map::new());
-        let message = broken.err().unwrap().to_string();
-        assert!(message.starts_with("chat template: ") && !message.contains('\n'), "{message}");
-        let named = ChatTemplate::new(Some("llama3"), String::new(), String::new(), serde_json::Map::new());
-        assert!(named.err().unwrap().to_string().contains("`llama3`"));
-        let refusing = template(Some("{{ raise_exception('roles must alternate') }}"));
-        let message = refusing.render(&[]).unwrap_err().to_string();
-        assert!(message.contains("roles must alternate") && !message.contains('\n'), "{message}");
-    }
-
-    #[test]
-    fn dates_for_templates_that_ask() {
-        let prompt = template(Some("{{ strftime_now('%Y-%m-%d') }}")).render(&[]).unwrap();
-        let date = prompt.conversation;
-        assert_eq!(date.len(), "2026-01-31".len(), "{date}");
-        assert!(date.starts_with("20"), "{date}");
-    }
+/// A template's own words may be several lines; the first says what is wrong, the others where.
+fn one_line(error: &ChatError) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

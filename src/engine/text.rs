@@ -44,7 +44,7 @@ fn overlap(text: &[u8], stop: &[u8]) -> usize {
 }
 
 /// Length of `bytes` without a character that is cut off at their end.
-fn whole_characters(bytes: &[u8]) -> usize {
+pub(super) fn whole_characters(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let cut = (tail..bytes.len()).rev().find(|&at| bytes[at] >= 0xC0);
     match cut.map(|at| (at, std::str::from_utf8(&bytes[at..]))) {

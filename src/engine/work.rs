@@ -39,6 +39,9 @@ pub struct Work {
     pub slot: Option<usize>,
     /// The most likely tokens to report beside each chosen one; `None` reports nothing.
     pub alternatives: Option<Alternatives>,
+    /// Whether to report them for the prompt's tokens, too, as the model's logits say. None of the prompt is then taken from
+    /// the cache.
+    pub scores_prompt: bool,
     /// Whether anyone still waits for it.
     pub is_wanted: Box<dyn Fn() -> bool + Send>,
     /// Told what happens; `false` ends the work.
@@ -79,6 +82,8 @@ pub enum SlotEvent {
         /// So far.
         timings: Timings,
     },
+    /// Tokens of the prompt, the first of all left out, with how likely they were.
+    Scored(Vec<(Token, TokenChoice)>),
     /// A token was generated.
     Token {
         /// The token.
@@ -177,6 +182,7 @@ impl Work {
             cache_prompt: true,
             slot: None,
             alternatives: None,
+            scores_prompt: false,
             is_wanted: Box::new(|| true),
             on_event,
         }
@@ -205,6 +211,13 @@ impl Work {
             _ => Candidates::of(context, row).softmax(),
         };
         Ok((token, Some(choice(token, probabilities, n))))
+    }
+
+    /// How likely each of `tokens` was, where the logits of the batch's rows foretell them in this order.
+    pub(super) fn score(&self, context: &Context, tokens: &[Token]) -> Vec<(Token, TokenChoice)> {
+        let n = self.alternatives.map_or(0, |alternatives| alternatives.n);
+        let scored = |(row, &token)| (token, choice(token, Candidates::of(context, row).softmax(), n));
+        tokens.iter().enumerate().map(scored).collect()
     }
 
     fn force(&mut self, token: Token, thinking: bool) -> Token {

@@ -195,6 +195,21 @@ impl Model {
         self.inner.vocab().is_control(LlamaToken(token.0))
     }
 
+    /// The texts of the tokens that structure a prompt: control tokens, and those that its author defined beside the
+    /// vocabulary, with whether they are of the latter.
+    pub(super) fn structural_texts(&self) -> impl Iterator<Item = (String, bool)> {
+        // SAFETY: the model is valid, and its vocabulary lives as long.
+        let vocab = unsafe { llama_cpp_sys_2::llama_model_get_vocab(self.raw()) };
+        (0..self.n_vocab() as i32).filter_map(move |token| {
+            // SAFETY: the vocabulary is valid, and the token one of it.
+            let attributes = unsafe { llama_cpp_sys_2::llama_vocab_get_attr(vocab, token) } as u32;
+            let defined = attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_USER_DEFINED as u32 != 0;
+            let is_structural = defined || attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_CONTROL as u32 != 0;
+            let text = || String::from_utf8(self.piece(Token(token))).ok();
+            is_structural.then(text).flatten().map(|text| (text, defined))
+        })
+    }
+
     /// Whether generation ends at this token.
     pub fn is_end(&self, token: Token) -> bool {
         self.inner.vocab().is_eog(LlamaToken(token.0))

@@ -1,9 +1,12 @@
 //! What all requests share: the options, the model once it is loaded, the queue to the engine, and what was finished.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
+
+use serde_json::Value;
 
 use crate::engine::{Ended, SamplingParams, SlotEvent, SlotStatus, Work};
 use crate::llama::Model;
@@ -12,6 +15,7 @@ use crate::stepflow::StepFlowConfig;
 use crate::trace::{Family, Markers, TraceFile};
 
 use super::error::ApiError;
+use super::fields::{self, Api};
 use super::metrics::Metrics;
 use super::options::Options;
 use super::queue::{Queue, Refused};
@@ -19,6 +23,10 @@ use super::saliency::Jobs;
 
 /// Tokens of finished answers that are remembered for their step maps.
 const REMEMBERED_TOKENS: usize = 1 << 20;
+
+/// Names of unknown fields that are logged, so that no client fills the memory or the log with them.
+const MAX_UNKNOWN_FIELDS: usize = 256;
+const MAX_FIELD_NAME: usize = 64;
 
 /// The server.
 pub struct App {
@@ -29,6 +37,8 @@ pub struct App {
     pub started: SystemTime,
     ready: OnceLock<Ready>,
     finished: Mutex<Finished>,
+    /// Fields of requests that were logged as nobody's.
+    unknown_fields: Mutex<HashSet<String>>,
     next_job: AtomicU64,
 }
 
@@ -75,8 +85,25 @@ impl App {
             started: SystemTime::now(),
             ready: OnceLock::new(),
             finished: Mutex::default(),
+            unknown_fields: Mutex::default(),
             next_job: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses a request of `api` that has fields which would change its answer and are not served. A field that is
+    /// nobody's is logged, once.
+    ///
+    /// # Errors
+    /// When there is such a field.
+    pub fn check_fields(&self, api: Api, body: &Value) -> Result<(), ApiError> {
+        for name in fields::check(api, body)? {
+            let mut logged = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.len() < MAX_UNKNOWN_FIELDS && name.len() < MAX_FIELD_NAME && logged.insert(name.clone()) {
+                // A closed stderr is no reason to end.
+                _ = writeln!(std::io::stderr(), "stepflow: requests have a field {name:?}, which is taken for nothing");
+            }
+        }
+        Ok(())
     }
 
     /// From here on requests are answered.
@@ -146,7 +173,7 @@ impl App {
                     app.note_end(job);
                 }
                 SlotEvent::Failed(_) => app.note_end(job),
-                SlotEvent::Prompt { .. } => {}
+                SlotEvent::Prompt { .. } | SlotEvent::Scored(_) => {}
             }
             tell(event)
         });

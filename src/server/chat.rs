@@ -5,87 +5,30 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Prompt as Rendered, TokenChoice, Triggers, prompt_tokens};
-use crate::llama::chat::{
-    Applied, ChatInput, Delta, GrammarTrigger, Message, ReasoningFormat, ToolChoice, TriggerKind,
-};
+use crate::engine::TokenChoice;
+use crate::llama::chat::{Delta, Message};
 use crate::llama::{Model, Token};
-use crate::trace::Family;
 
-use super::app::{App, Ready};
+use super::app::App;
 use super::completion::Native;
+use super::conversation::Conversation;
 use super::error::ApiError;
-use super::generation::{Answer, Chunk, Generation, Reply, Update, now, probabilities, random_id, usage_of_all};
+use super::fields::Api;
+use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, random_id, usage_of_all};
 use super::guard::Body;
-use super::plan::{GrammarPlan, Plan, Prompt};
 use super::reading::Readers;
 use super::request::{Generate, read};
-use super::tools;
-
-/// Likeliest tokens that `logprobs` reports where `top_logprobs` says nothing; llama-server's number.
-const TOP_LOGPROBS: usize = 20;
-
-/// The fields of a chat beside those of all endpoints.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Fields {
-    messages: Option<Vec<Map<String, Value>>>,
-    tools: Option<Value>,
-    tool_choice: Option<Value>,
-    parallel_tool_calls: Option<bool>,
-    response_format: Option<ResponseFormat>,
-    json_schema: Option<Value>,
-    grammar: Option<String>,
-    add_generation_prompt: Option<bool>,
-    continue_final_message: Option<Value>,
-    reasoning_format: Option<ReasoningFormat>,
-    reasoning_effort: Option<String>,
-    chat_template_kwargs: Option<Map<String, Value>>,
-    reasoning_budget_tokens: Option<i64>,
-    thinking_budget_tokens: Option<i64>,
-    reasoning_budget_message: Option<String>,
-    echo: Option<bool>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ResponseFormat {
-    r#type: Option<String>,
-    schema: Option<Value>,
-    json_schema: Option<SchemaOf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct SchemaOf {
-    schema: Option<Value>,
-}
-
-/// Leaves a request's other answers out, for APIs that have a place for one alone.
-pub fn one_answer(chat: &mut Map<String, Value>) {
-    chat.shift_remove("n");
-    chat.shift_remove("n_cmpl");
-}
-
-/// A conversation, rendered, and how its answers are to be read.
-pub struct Conversation {
-    applied: Applied,
-    fields: Fields,
-    reasoning_format: ReasoningFormat,
-}
 
 /// `POST /v1/chat/completions`.
 pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    app.check_fields(Api::Chat, &body)?;
     let generate: Generate = read(&body)?;
     let generation = tokio::task::block_in_place(|| {
         let ready = app.ready_for_more()?;
         let conversation = Conversation::read(&app, ready, &body)?;
-        if generate.streams() && conversation.has_tools() && conversation.fields.logprobs == Some(true) {
+        if generate.streams() && conversation.has_tools() && conversation.has_logprobs() {
             return Err(ApiError::invalid("logprobs is not supported with tools + stream"));
         }
         conversation.start(&app, ready, &generate, |conversation, plan, prompts| {
@@ -101,6 +44,7 @@ pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Resul
                 generate: generate.clone(),
                 after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
                 readers: conversation.readers(ready, plan.n_choices)?,
+                untold: vec![Vec::new(); plan.n_choices],
             }))
         })
     })?;
@@ -110,7 +54,7 @@ pub async fn completions(State(app): State<Arc<App>>, Body(body): Body) -> Resul
 /// `POST /apply-template`.
 pub async fn apply_template(State(app): State<Arc<App>>, Body(body): Body) -> Result<Json<Value>, ApiError> {
     let conversation = tokio::task::block_in_place(|| Conversation::read(&app, app.ready()?, &body))?;
-    Ok(Json(json!({ "prompt": conversation.applied.prompt })))
+    Ok(Json(json!({ "prompt": conversation.text() })))
 }
 
 /// `POST /v1/chat/completions/input_tokens`.
@@ -125,257 +69,6 @@ pub fn n_tokens(app: &App, body: &Value) -> Result<usize, ApiError> {
     Ok(Conversation::read(app, ready, body)?.prompt(&ready.model).tokens.len())
 }
 
-impl Conversation {
-    /// Renders the conversation of a request.
-    pub fn read(app: &App, ready: &Ready, body: &Value) -> Result<Self, ApiError> {
-        let fields: Fields = read(body)?;
-        let input = input(app, ready, &fields)?;
-        let reasoning_format = input.reasoning_format;
-        Ok(Self { applied: ready.templates.apply(&input)?, fields, reasoning_format })
-    }
-
-    fn has_tools(&self) -> bool {
-        self.fields.tools.as_ref().and_then(Value::as_array).is_some_and(|tools| !tools.is_empty())
-    }
-
-    /// What reads its `n` answers.
-    pub fn readers(&self, ready: &Ready, n: usize) -> Result<Readers, ApiError> {
-        let apart = self.reasoning_format != ReasoningFormat::None;
-        Readers::new(&self.applied, apart.then_some(&ready.markers), n)
-    }
-
-    fn prompt(&self, model: &Model) -> Prompt {
-        let prompt = &self.applied.prompt;
-        let conversation = prompt.strip_suffix(&self.applied.generation_prompt).unwrap_or(prompt);
-        let opening = prompt[conversation.len()..].to_owned();
-        let (tokens, question) = prompt_tokens(model, &Rendered { conversation: conversation.to_owned(), opening });
-        Prompt { tokens, question }
-    }
-
-    /// Puts its answers in line.
-    pub fn start(
-        self,
-        app: &Arc<App>,
-        ready: &Ready,
-        generate: &Generate,
-        reply: impl FnOnce(&Self, &Plan, &[Prompt]) -> Result<Box<dyn Reply>, ApiError>,
-    ) -> Result<Generation, ApiError> {
-        let fields = &self.fields;
-        let n_probs = match (fields.logprobs.unwrap_or(false), fields.top_logprobs) {
-            (true, top) => Some(top.unwrap_or(TOP_LOGPROBS).max(1)),
-            (false, Some(_)) => return Err(ApiError::invalid("top_logprobs requires logprobs to be set to true")),
-            (false, None) => None,
-        };
-        let mut plan = Plan::new(app, ready, generate, n_probs)?;
-        plan.stop.extend(self.applied.additional_stops.iter().cloned());
-        plan.preserved = self.applied.preserved_tokens.iter().filter_map(|text| ready.model.token_of(text)).collect();
-        plan.grammar = self.grammar(ready)?;
-        plan.budget = self.budget(app);
-        let prompts = [self.prompt(&ready.model)];
-        let reply = reply(&self, &plan, &prompts)?;
-        plan.start(app, ready, &prompts, reply)
-    }
-
-    fn grammar(&self, ready: &Ready) -> Result<Option<GrammarPlan>, ApiError> {
-        let (applied, own) = (&self.applied, self.fields.grammar.as_ref().filter(|grammar| !grammar.is_empty()));
-        if let Some(gbnf) = own {
-            return GrammarPlan::own(gbnf.clone()).map(Some);
-        }
-        if applied.grammar.is_empty() {
-            return Ok(None);
-        }
-        // What the template opens the answer with is part of the grammars that llama.cpp makes.
-        let opening = match applied.grammar_lazy {
-            true => Vec::new(),
-            false => ready.model.tokenize(&applied.generation_prompt, false, true),
-        };
-        let triggers = applied.grammar_lazy.then(|| Triggers {
-            // Its channels of tools come before the one that ends thinking.
-            in_thinking: ready.family == Family::Harmony,
-            ..triggers(applied, &ready.model)
-        });
-        Ok(Some(GrammarPlan { gbnf: applied.grammar.clone(), triggers, opening }))
-    }
-
-    fn budget(&self, app: &App) -> Option<(usize, String)> {
-        let own = self.fields.reasoning_budget_tokens.or(self.fields.thinking_budget_tokens);
-        let tokens = own.and_then(|tokens| usize::try_from(tokens).ok()).or(app.options.reasoning_budget)?;
-        Some((tokens, self.fields.reasoning_budget_message.clone().unwrap_or_default()))
-    }
-}
-
-/// What the template is given.
-fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiError> {
-    let options = &app.options;
-    let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
-    check_messages(messages)?;
-    let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
-    let can_call = ready.templates.caps().get("supports_tools").and_then(Value::as_bool).unwrap_or(true);
-    if !tools.is_null() && tool_choice == ToolChoice::Required && !can_call {
-        return Err(ApiError::invalid(
-            "tool_choice: the model's chat template has no place for tools to be called from",
-        ));
-    }
-    let grammar = fields.grammar.clone().unwrap_or_default();
-    if !tools.is_null() && fields.grammar.is_some() && tool_choice != ToolChoice::None {
-        return Err(ApiError::invalid("Cannot use custom grammar constraints with tools."));
-    }
-    let json_schema = json_schema(fields)?;
-    if json_schema.is_some() && !grammar.is_empty() {
-        return Err(ApiError::invalid("Cannot use both json_schema and grammar"));
-    }
-    let mut kwargs = options.template_kwargs.clone();
-    kwargs.extend(fields.chat_template_kwargs.clone().unwrap_or_default());
-    let mut enable_thinking = match kwargs.get("enable_thinking") {
-        None => options.enable_thinking.unwrap_or(true),
-        Some(Value::Bool(enable)) => *enable,
-        Some(other) => {
-            return Err(ApiError::invalid(format!(
-                "invalid type for \"enable_thinking\" (expected boolean, got {other})"
-            )));
-        }
-    };
-    match fields.reasoning_effort.as_deref() {
-        None | Some("") => {}
-        Some("none") => {
-            enable_thinking = false;
-            kwargs.shift_remove("reasoning_effort");
-        }
-        Some(effort) => {
-            kwargs.insert("reasoning_effort".into(), effort.into());
-        }
-    }
-    let (continue_final_message, add_generation_prompt) = continuation(app, fields, messages)?;
-    Ok(ChatInput {
-        messages: messages.iter().cloned().map(Value::Object).collect(),
-        tools,
-        tool_choice,
-        parallel_tool_calls: fields.parallel_tool_calls.unwrap_or_else(|| {
-            ready.templates.caps().get("supports_parallel_tool_calls").and_then(Value::as_bool).unwrap_or(false)
-        }),
-        json_schema,
-        grammar,
-        jinja: options.jinja,
-        add_generation_prompt,
-        continue_final_message,
-        reasoning_format: fields.reasoning_format.unwrap_or(options.reasoning_format),
-        enable_thinking,
-        chat_template_kwargs: kwargs,
-        echo: fields.echo.unwrap_or(false),
-    })
-}
-
-fn check_messages(messages: &[Map<String, Value>]) -> Result<(), ApiError> {
-    for message in messages {
-        let is_assistant = message.get("role").and_then(Value::as_str) == Some("assistant");
-        let content = message.get("content");
-        if content.is_none() && !(is_assistant && message.contains_key("tool_calls")) {
-            return Err(ApiError::invalid(match is_assistant {
-                true => "Assistant message must contain either 'content' or 'tool_calls'!",
-                false => "All non-assistant messages must contain 'content'",
-            }));
-        }
-        match content {
-            None | Some(Value::Null | Value::String(_)) => {}
-            Some(Value::Array(parts)) => parts.iter().try_for_each(check_part)?,
-            Some(_) => return Err(ApiError::invalid("Expected 'content' to be a string or an array")),
-        }
-    }
-    Ok(())
-}
-
-fn check_part(part: &Value) -> Result<(), ApiError> {
-    match part.get("type").and_then(Value::as_str) {
-        Some("text" | "refusal") => Ok(()),
-        Some(kind @ ("image_url" | "input_audio" | "video_url")) => {
-            Err(ApiError::invalid(format!("{kind}: this server reads text alone; it has no multimodal projector")))
-        }
-        Some(kind) => Err(ApiError::invalid(format!("unsupported content[].type: {kind}"))),
-        None => Err(ApiError::invalid("expected every part of 'content' to have a 'type'")),
-    }
-}
-
-fn json_schema(fields: &Fields) -> Result<Option<Value>, ApiError> {
-    let given = fields.json_schema.clone().filter(|schema| !schema.is_null());
-    let any = || json!({ "type": "object" });
-    let format = fields.response_format.as_ref();
-    let schema = match format.and_then(|format| format.r#type.as_deref()) {
-        None | Some("" | "text") => given,
-        Some("json_object") => Some(format.and_then(|format| format.schema.clone()).or(given).unwrap_or_else(any)),
-        Some("json_schema") => {
-            let wrapped = format.and_then(|format| format.json_schema.as_ref()?.schema.clone());
-            Some(wrapped.unwrap_or_else(any))
-        }
-        Some(other) => {
-            let message = "response_format type must be one of \"text\", \"json_object\" or \"json_schema\", but got";
-            return Err(ApiError::invalid(format!("{message}: {other}")));
-        }
-    };
-    if let Some(other) = schema.as_ref().filter(|schema| !schema.is_object() && !schema.is_boolean()) {
-        return Err(ApiError::invalid(format!("response_format: expected the schema to be an object, found {other}")));
-    }
-    // An empty schema means any object.
-    Ok(schema.map(|schema| if schema.as_object().is_some_and(Map::is_empty) { any() } else { schema }))
-}
-
-/// Whether the last message is gone on with, and whether a new one is opened.
-fn continuation(app: &App, fields: &Fields, messages: &[Map<String, Value>]) -> Result<(Value, bool), ApiError> {
-    let role = |message: &Map<String, Value>| message.get("role").and_then(Value::as_str) == Some("assistant");
-    let by_assistant = messages.last().is_some_and(role);
-    let asked =
-        fields.continue_final_message.clone().filter(|value| !matches!(value, Value::Null | Value::Bool(false)));
-    let add_generation_prompt = fields.add_generation_prompt.unwrap_or(true);
-    let (continuation, add_generation_prompt) = match asked {
-        Some(_) if add_generation_prompt => {
-            let message = "Cannot set both add_generation_prompt and continue_final_message to true.";
-            return Err(ApiError::invalid(message));
-        }
-        Some(asked) => (asked, false),
-        None if app.options.prefill_assistant && by_assistant => {
-            if messages.len() > 1 && role(&messages[messages.len() - 2]) {
-                let message = "Cannot have 2 or more assistant messages at the end of the list.";
-                return Err(ApiError::invalid(message));
-            }
-            (Value::Bool(true), false)
-        }
-        None => return Ok((Value::Bool(false), add_generation_prompt)),
-    };
-    let calls_tools = messages.last().and_then(|message| message.get("tool_calls")?.as_array());
-    if calls_tools.is_some_and(|calls| !calls.is_empty()) {
-        return Err(ApiError::invalid("Cannot continue an assistant message that contains tool calls."));
-    }
-    Ok((continuation, add_generation_prompt))
-}
-
-fn triggers(applied: &Applied, model: &Model) -> Triggers {
-    let mut triggers = Triggers::default();
-    for GrammarTrigger { kind, value, token } in &applied.grammar_triggers {
-        // A word that is one token needs no search of the text.
-        let as_token = token.or_else(|| model.token_of(value).filter(|_| *kind == TriggerKind::Word));
-        match (as_token, kind) {
-            (Some(token), _) => triggers.tokens.push(token),
-            (None, TriggerKind::Word | TriggerKind::Token) => triggers.patterns.push(escaped(value)),
-            (None, TriggerKind::Pattern) => triggers.patterns.push(value.clone()),
-            (None, TriggerKind::PatternFull) => {
-                triggers.patterns.push(format!("^{}$", value.trim_start_matches('^').trim_end_matches('$')));
-            }
-        }
-    }
-    triggers
-}
-
-/// A regular expression that finds `text`.
-fn escaped(text: &str) -> String {
-    let mut expression = String::new();
-    for character in text.chars() {
-        if r"\.^$|()[]{}*+?".contains(character) {
-            expression.push('\\');
-        }
-        expression.push(character);
-    }
-    expression
-}
-
 /// OpenAI's format of a chat.
 struct Chat {
     id: String,
@@ -385,6 +78,8 @@ struct Chat {
     generate: Generate,
     after_sampling: bool,
     readers: Readers,
+    /// Of every answer that is streamed, the probabilities of tokens whose text is held back.
+    untold: Vec<Vec<(Token, TokenChoice)>>,
     /// What llama-server's own API would say, for who asks for `verbose`.
     verbose: Option<Native>,
 }
@@ -421,11 +116,16 @@ impl Reply for Chat {
         if update.first || progress.is_some() {
             chunks.push(self.delta(index, json!({ "role": "assistant", "content": null })));
         }
-        let deltas = self.readers.deltas(index, update);
+        let deltas = self.readers.deltas(index, answer, update);
         chunks.extend(deltas.iter().map(|delta| self.delta(index, delta_json(delta))));
+        self.untold[index].extend_from_slice(&update.choices);
+        if chunks.is_empty() && update.ended && !self.untold[index].is_empty() {
+            chunks.push(self.delta(index, json!({})));
+        }
         if let Some(last) = chunks.last_mut() {
-            if !update.choices.is_empty() {
-                last["choices"][0]["logprobs"] = self.logprobs(&update.choices);
+            let told = std::mem::take(&mut self.untold[index]);
+            if !told.is_empty() {
+                last["choices"][0]["logprobs"] = self.logprobs(&told);
             }
             if self.generate.timings_per_token.unwrap_or(false) && !deltas.is_empty() {
                 last["timings"] = answer.timings();

@@ -7,31 +7,42 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::Stop;
-use crate::llama::Model;
+use crate::engine::{Alternatives, Stop, TokenChoice};
 use crate::llama::chat::json_schema_to_grammar;
+use crate::llama::{Model, Token};
 
 use super::app::{App, Ready};
 use super::error::ApiError;
+use super::fields::Api;
 use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, random_id, usage_of_all};
 use super::guard::Body;
 use super::plan::{GrammarPlan, Plan, Prompt, prompts};
 use super::request::{Generate, read};
+use super::schema;
 
 /// The fields of these endpoints beside those of all.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
-struct Fields {
+pub struct Fields {
     prompt: Value,
     grammar: Option<String>,
     json_schema: Option<Value>,
     logprobs: Option<usize>,
 }
 
+/// The fields of OpenAI's beside these.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OpenAiFields {
+    echo: Option<bool>,
+    best_of: Option<usize>,
+    response_format: Option<Value>,
+}
+
 /// `POST /completion`.
 pub async fn native(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
-    respond(&app, &body, |plan, generate, ready, prompts| {
+    let own = OpenAiFields::default();
+    respond(&app, Api::Native, &body, &own, |plan, generate, ready, prompts| {
         Box::new(Native::new(app.as_ref(), ready, plan, generate, prompts))
     })
     .await
@@ -39,7 +50,9 @@ pub async fn native(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 /// `POST /v1/completions`.
 pub async fn openai(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
-    respond(&app, &body, |plan, generate, ready, _| {
+    let own: OpenAiFields = read(&body)?;
+    respond(&app, Api::Completions, &body, &own, |plan, generate, ready, prompts| {
+        let echoed = |prompt: &Prompt| Echo { text: text_of(prompt, &ready.model), tokens: prompt.tokens.clone() };
         Box::new(OpenAi {
             id: random_id("cmpl-"),
             created: now(),
@@ -47,7 +60,9 @@ pub async fn openai(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
             name: app.model_name(),
             per_prompt: plan.n_choices,
             generate: generate.clone(),
-            after_sampling: plan.alternatives.is_some_and(|alternatives| alternatives.after_sampling),
+            alternatives: plan.alternatives,
+            echoes: own.echo.unwrap_or(false).then(|| prompts.iter().map(echoed).collect()),
+            n_told: vec![0; prompts.len() * plan.n_choices],
         })
     })
     .await
@@ -55,15 +70,25 @@ pub async fn openai(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 async fn respond(
     app: &Arc<App>,
+    api: Api,
     body: &Value,
+    own: &OpenAiFields,
     reply: impl FnOnce(&Plan, &Generate, &Ready, &[Prompt]) -> Box<dyn Reply>,
 ) -> Result<Response, ApiError> {
+    app.check_fields(api, body)?;
     let generate: Generate = read(body)?;
     let generation = tokio::task::block_in_place(|| {
         let ready = app.ready_for_more()?;
         let fields: Fields = read(body)?;
         let mut plan = Plan::new(app, ready, &generate, fields.logprobs)?;
-        plan.grammar = grammar(fields.grammar, fields.json_schema)?;
+        if let Some(best_of) = own.best_of.filter(|&best_of| best_of != plan.n_choices) {
+            let n = plan.n_choices;
+            return Err(ApiError::invalid(format!(
+                "best_of: answers are not chosen among here; expected as many as n ({n}), found {best_of}"
+            )));
+        }
+        plan.scores_prompt = own.echo.unwrap_or(false) && plan.alternatives.is_some();
+        plan.grammar = grammar(fields.grammar, own.response_format.as_ref(), fields.json_schema.as_ref())?;
         let prompts = prompts(&fields.prompt, &ready.model)?;
         let reply = reply(&plan, &generate, ready, &prompts);
         plan.start(app, ready, &prompts, reply)
@@ -71,22 +96,26 @@ async fn respond(
     generation.respond(generate.streams()).await
 }
 
-fn grammar(grammar: Option<String>, schema: Option<Value>) -> Result<Option<GrammarPlan>, ApiError> {
-    match (grammar.filter(|grammar| !grammar.is_empty()), schema.filter(|schema| !schema.is_null())) {
-        (Some(grammar), _) => GrammarPlan::own(grammar).map(Some),
-        (None, Some(mut schema)) => {
-            if schema.as_object().is_some_and(Map::is_empty) {
-                schema = json!({ "type": "object" });
-            }
-            Ok(Some(GrammarPlan { gbnf: json_schema_to_grammar(&schema)?, ..GrammarPlan::default() }))
+fn grammar(
+    grammar: Option<String>,
+    format: Option<&Value>,
+    schema: Option<&Value>,
+) -> Result<Option<GrammarPlan>, ApiError> {
+    let schema = schema::demanded(format, schema)?;
+    match (grammar.filter(|grammar| !grammar.is_empty()), schema) {
+        (Some(_), Some(_)) if format.is_some() => Err(ApiError::invalid("Cannot use both response_format and grammar")),
+        (Some(grammar), _) => GrammarPlan::own(grammar, true).map(Some),
+        (None, Some(schema)) => {
+            let gbnf = json_schema_to_grammar(&schema)?;
+            Ok(Some(GrammarPlan { gbnf, in_thinking: true, ..GrammarPlan::default() }))
         }
         (None, None) => Ok(None),
     }
 }
 
-/// The text of a prompt, special tokens included.
+/// The text of a prompt, special tokens included, but for what the model wants in front.
 fn text_of(prompt: &Prompt, model: &Model) -> String {
-    let bytes: Vec<u8> = prompt.tokens.iter().flat_map(|&token| model.piece(token)).collect();
+    let bytes: Vec<u8> = prompt.tokens[prompt.added..].iter().flat_map(|&token| model.piece(token)).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -221,7 +250,17 @@ struct OpenAi {
     name: String,
     per_prompt: usize,
     generate: Generate,
-    after_sampling: bool,
+    alternatives: Option<Alternatives>,
+    /// The prompts, if they are to stand before the answers.
+    echoes: Option<Vec<Echo>>,
+    /// Of every answer that is streamed, how many characters were told.
+    n_told: Vec<usize>,
+}
+
+/// A prompt that is told again.
+struct Echo {
+    text: String,
+    tokens: Vec<Token>,
 }
 
 impl OpenAi {
@@ -236,10 +275,92 @@ impl OpenAi {
         })
     }
 
-    fn choice(&self, index: usize, text: &str, update: &[(crate::llama::Token, crate::engine::TokenChoice)]) -> Value {
-        let logprobs =
-            (!update.is_empty()).then(|| json!({ "content": probabilities(update, self.after_sampling, &self.model) }));
-        json!({ "text": text, "index": index, "logprobs": logprobs, "finish_reason": null })
+    /// The prompt of an answer, to be told before it.
+    fn echo(&self, index: usize) -> Option<&Echo> {
+        self.echoes.as_ref()?.get(index / self.per_prompt)
+    }
+
+    /// A part of an answer that begins `offset` characters behind its beginning; `echo` comes first in it.
+    fn choice(
+        &self,
+        index: usize,
+        text: &str,
+        choices: &[(Token, TokenChoice)],
+        echo: Option<(&Echo, &Answer)>,
+        offset: usize,
+    ) -> Value {
+        let prompt = echo.map_or("", |(echo, _)| &echo.text);
+        let mut logprobs = Logprobs::new(self, offset);
+        if let Some((echo, answer)) = echo.filter(|_| self.alternatives.is_some()) {
+            logprobs.push_prompt(echo, &answer.scored);
+        }
+        logprobs.push(choices);
+        json!({
+            "text": format!("{prompt}{text}"),
+            "index": index,
+            "logprobs": logprobs.into_json(),
+            "finish_reason": null,
+        })
+    }
+}
+
+/// The probabilities of tokens as OpenAI's API of texts has them, and in `content` as llama-server has them.
+struct Logprobs<'a> {
+    reply: &'a OpenAi,
+    offset: usize,
+    content: Vec<Value>,
+    tokens: Vec<Value>,
+    token_logprobs: Vec<Value>,
+    top_logprobs: Vec<Value>,
+    text_offset: Vec<usize>,
+}
+
+impl<'a> Logprobs<'a> {
+    fn new(reply: &'a OpenAi, offset: usize) -> Self {
+        let (content, tokens, token_logprobs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { reply, offset, content, tokens, token_logprobs, top_logprobs: Vec::new(), text_offset: Vec::new() }
+    }
+
+    /// A prompt's tokens. Nothing foretells the first, and what the model wants in front is no part of the text.
+    fn push_prompt(&mut self, echo: &Echo, scored: &[(Token, TokenChoice)]) {
+        let Some(&first) = echo.tokens.first() else { return };
+        let text = String::from_utf8_lossy(&self.reply.model.piece(first)).into_owned();
+        self.text_offset.push(self.offset);
+        self.offset += if echo.text.starts_with(&text) { text.chars().count() } else { 0 };
+        self.tokens.push(text.into());
+        self.token_logprobs.push(Value::Null);
+        self.top_logprobs.push(Value::Null);
+        self.push(scored);
+    }
+
+    fn push(&mut self, choices: &[(Token, TokenChoice)]) {
+        let after_sampling = self.reply.alternatives.is_some_and(|alternatives| alternatives.after_sampling);
+        let (one, top) = if after_sampling { ("prob", "top_probs") } else { ("logprob", "top_logprobs") };
+        let Value::Array(entries) = probabilities(choices, after_sampling, &self.reply.model) else { return };
+        for entry in entries {
+            let text = entry["token"].as_str().unwrap_or_default();
+            let tops = entry[top].as_array().into_iter().flatten();
+            let tops = tops.map(|entry| (entry["token"].as_str().unwrap_or_default().to_owned(), entry[one].clone()));
+            self.text_offset.push(self.offset);
+            self.offset += text.chars().count();
+            self.tokens.push(text.into());
+            self.token_logprobs.push(entry[one].clone());
+            self.top_logprobs.push(tops.collect::<Map<_, _>>().into());
+            self.content.push(entry);
+        }
+    }
+
+    fn into_json(self) -> Value {
+        match self.tokens.is_empty() {
+            true => Value::Null,
+            false => json!({
+                "content": self.content,
+                "tokens": self.tokens,
+                "token_logprobs": self.token_logprobs,
+                "top_logprobs": self.top_logprobs,
+                "text_offset": self.text_offset,
+            }),
+        }
     }
 }
 
@@ -253,7 +374,10 @@ impl Reply for OpenAi {
         if update.tokens.is_empty() && progress.is_none() && !update.ended {
             return Vec::new();
         }
-        let mut choice = self.choice(index, &update.text, &update.choices);
+        let is_first = self.n_told[index] == 0 && (update.first || update.ended);
+        let echo = self.echo(index).filter(|_| is_first).map(|echo| (echo, answer));
+        let mut choice = self.choice(index, &update.text, &update.choices, echo, self.n_told[index]);
+        self.n_told[index] += choice["text"].as_str().map_or(0, |text| text.chars().count());
         if update.ended {
             choice["finish_reason"] = finish_reason(answer).into();
         }
@@ -272,7 +396,8 @@ impl Reply for OpenAi {
 
     fn whole(&mut self, answers: &[Answer]) -> Value {
         let choices = answers.iter().enumerate().map(|(index, answer)| {
-            let mut choice = self.choice(index, &answer.text, &answer.choices);
+            let echo = self.echo(index).map(|echo| (echo, answer));
+            let mut choice = self.choice(index, &answer.text, &answer.choices, echo, 0);
             choice["finish_reason"] = finish_reason(answer).into();
             choice
         });

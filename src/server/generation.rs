@@ -26,6 +26,8 @@ pub struct Answer {
     pub slot: usize,
     pub n_prompt: usize,
     pub n_cached: usize,
+    /// The prompt's tokens but the first, with how likely they were, if that was asked for.
+    pub scored: Vec<(Token, TokenChoice)>,
     pub text: String,
     pub tokens: Vec<Token>,
     /// Those of an answer that is not streamed; a stream tells them as they come.
@@ -206,6 +208,7 @@ impl Generation {
                 (answer.slot, answer.n_prompt, answer.n_cached, answer.timings) = (slot, total, cached, timings);
                 update.progress = Some(done);
             }
+            SlotEvent::Scored(scored) => answer.scored.extend(scored),
             SlotEvent::Token { token, text, choice, timings, .. } => {
                 update.first = answer.tokens.is_empty();
                 answer.text.push_str(&text);

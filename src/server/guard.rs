@@ -40,9 +40,24 @@ impl FromRequest<Arc<App>> for Body {
         let body: Value = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::invalid(format!("the request's body is not JSON: {error}")))?;
         match body {
-            Value::Object(_) => Ok(Self(body)),
+            Value::Object(_) => Ok(Self(whole_numbers(body))),
             _ => Err(ApiError::invalid("expected the request's body to be a JSON object")),
         }
+    }
+}
+
+/// The same, with numbers such as 8.0 as 8, which some clients' languages cannot tell apart.
+fn whole_numbers(value: Value) -> Value {
+    // Up to here every whole number is one of a float's.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => match number.as_f64() {
+            Some(float) if float.fract() == 0.0 && float.abs() <= EXACT => Value::from(float as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(values) => values.into_iter().map(whole_numbers).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, whole_numbers(value))).collect(),
+        value => value,
     }
 }
 

@@ -10,10 +10,13 @@ use serde_json::{Map, Value, json};
 use crate::llama::chat::{Delta, Message};
 
 use super::app::App;
-use super::chat::{Conversation, n_tokens, one_answer};
+use super::chat::n_tokens;
+use super::conversation::Conversation;
 use super::error::ApiError;
+use super::fields::{self, Api, Table};
 use super::generation::{Answer, Chunk, Reply, Update, random_id};
 use super::guard::Body;
+use super::history::BETWEEN_BLOCKS;
 use super::reading::Readers;
 use super::request::{Generate, read};
 
@@ -25,6 +28,7 @@ pub async fn count_tokens(State(app): State<Arc<App>>, Body(body): Body) -> Resu
 
 /// `POST /v1/messages`.
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    app.check_fields(Api::Messages, &body)?;
     let chat = chat_of(&body)?;
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
@@ -59,10 +63,13 @@ fn chat_of(body: &Value) -> Result<Value, ApiError> {
     }
     chat.insert("messages".into(), converted.into());
     if let Some(tools) = body.get("tools").and_then(Value::as_array) {
-        let tools: Vec<_> = tools.iter().filter(|tool| tool.get("input_schema").is_some()).map(tool_of).collect();
+        let tools: Vec<_> = tools.iter().map(tool_of).collect::<Result<_, _>>()?;
         chat.insert("tools".into(), tools.into());
     }
     if let Some(choice) = body.get("tool_choice") {
+        if let Some(Value::Bool(disable)) = choice.get("disable_parallel_tool_use") {
+            chat.insert("parallel_tool_calls".into(), (!disable).into());
+        }
         let choice = match choice.get("type").and_then(Value::as_str).unwrap_or("auto") {
             "any" => "required".into(),
             "tool" => json!({ "type": "function", "function": { "name": choice.get("name") } }),
@@ -74,15 +81,41 @@ fn chat_of(body: &Value) -> Result<Value, ApiError> {
         chat.insert("stop".into(), stop);
     }
     thinking(&mut chat)?;
-    one_answer(&mut chat);
+    output_config(&mut chat)?;
     Ok(chat.into())
+}
+
+/// `output_config: {effort, format}`.
+fn output_config(chat: &mut Map<String, Value>) -> Result<(), ApiError> {
+    let config = match chat.shift_remove("output_config") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Object(config)) => config,
+        Some(other) => return Err(ApiError::invalid(format!("output_config: expected an object, found {other}"))),
+    };
+    fields::check_object("output_config", &config, &Table::of(&["effort", "format"]))?;
+    for (own, name) in [("effort", "reasoning_effort"), ("format", "response_format")] {
+        if let Some(value) = config.get(own).filter(|value| !value.is_null()) {
+            chat.insert(name.into(), value.clone());
+        }
+    }
+    Ok(())
 }
 
 /// `thinking: {type: enabled, budget_tokens}`.
 fn thinking(chat: &mut Map<String, Value>) -> Result<(), ApiError> {
-    let Some(thinking) = chat.shift_remove("thinking") else { return Ok(()) };
+    let thinking = match chat.shift_remove("thinking") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Object(thinking)) => thinking,
+        Some(other) => return Err(ApiError::invalid(format!("thinking: expected an object, found {other}"))),
+    };
+    fields::check_object("thinking", &thinking, &Table::of(&["type", "budget_tokens", "display"]))?;
+    if thinking.get("display").is_some_and(|display| display == "omitted") {
+        return Err(ApiError::invalid(
+            "thinking.display: thinking is not left out here; expected `summarized` or nothing",
+        ));
+    }
     match thinking.get("type").and_then(Value::as_str) {
-        Some("enabled") => {
+        Some("enabled" | "adaptive") => {
             if let Some(budget) = thinking.get("budget_tokens") {
                 chat.insert("thinking_budget_tokens".into(), budget.clone());
             }
@@ -94,25 +127,38 @@ fn thinking(chat: &mut Map<String, Value>) -> Result<(), ApiError> {
             };
             kwargs.insert("enable_thinking".into(), false.into());
         }
-        _ => {}
+        _ => {
+            let found = thinking.get("type").map_or_else(|| "nothing".to_owned(), Value::to_string);
+            return Err(ApiError::invalid(format!(
+                "thinking.type: expected enabled, adaptive or disabled, found {found}"
+            )));
+        }
     }
     Ok(())
 }
 
-fn tool_of(tool: &Value) -> Value {
+fn tool_of(tool: &Value) -> Result<Value, ApiError> {
+    if tool.get("input_schema").is_none() {
+        let kind = tool.get("type").or(tool.get("name")).and_then(Value::as_str).unwrap_or_default();
+        return Err(ApiError::invalid(format!(
+            "tools: expected tools with an input_schema, found `{kind}`; this server has no tools of its own"
+        )));
+    }
     let function = json!({
         "name": tool.get("name"),
         "description": tool.get("description").and_then(Value::as_str).unwrap_or_default(),
         "parameters": tool.get("input_schema"),
     });
-    json!({ "type": "function", "function": function })
+    Ok(json!({ "type": "function", "function": function }))
 }
 
 /// The text of a string, or of a list of text blocks.
 fn text_of(value: &Value) -> Result<String, ApiError> {
     match value {
         Value::String(text) => Ok(text.clone()),
-        Value::Array(blocks) => blocks.iter().map(text_of_block).collect(),
+        Value::Array(blocks) => {
+            Ok(blocks.iter().map(text_of_block).collect::<Result<Vec<_>, _>>()?.join(BETWEEN_BLOCKS))
+        }
         Value::Null => Ok(String::new()),
         _ => Err(ApiError::invalid("expected a string or a list of text blocks")),
     }
@@ -136,15 +182,21 @@ fn convert(message: &Value, converted: &mut Vec<Value>) -> Result<(), ApiError> 
         converted.push(message.clone());
         return Ok(());
     };
-    let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
+    let (mut texts, mut thoughts, mut calls) = (Vec::new(), Vec::new(), Vec::new());
     for block in blocks {
         let of = |field: &str| block.get(field).and_then(Value::as_str).unwrap_or_default();
         match of("type") {
-            "text" => text.push_str(of("text")),
-            "thinking" => reasoning.push_str(of("thinking")),
+            "text" => texts.push(of("text")),
+            "thinking" => thoughts.push(of("thinking")),
             "redacted_thinking" => {}
             "tool_use" => {
-                let arguments = block.get("input").cloned().unwrap_or_else(|| json!({})).to_string();
+                let arguments = match block.get("input") {
+                    None | Some(Value::Null) => "{}".to_owned(),
+                    Some(input @ Value::Object(_)) => input.to_string(),
+                    Some(other) => {
+                        return Err(ApiError::invalid(format!("tool_use.input: expected an object, found {other}")));
+                    }
+                };
                 let function = json!({ "name": of("name"), "arguments": arguments });
                 calls.push(json!({ "id": of("id"), "type": "function", "function": function }));
             }
@@ -155,6 +207,7 @@ fn convert(message: &Value, converted: &mut Vec<Value>) -> Result<(), ApiError> 
             _ => return Err(not_text(block)),
         }
     }
+    let (text, reasoning) = (texts.join(BETWEEN_BLOCKS), thoughts.join(BETWEEN_BLOCKS));
     if text.is_empty() && reasoning.is_empty() && calls.is_empty() {
         return Ok(());
     }
@@ -277,7 +330,7 @@ impl Reply for Anthropic {
             let message = self.message(json!([]), answer);
             chunks.push(Chunk::named("message_start", json!({ "message": message })));
         }
-        for delta in self.readers.deltas(index, update) {
+        for delta in self.readers.deltas(index, answer, update) {
             self.push(&delta, &mut chunks);
         }
         if update.ended {

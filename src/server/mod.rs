@@ -7,10 +7,13 @@
 mod app;
 mod chat;
 mod completion;
+mod conversation;
 mod engine;
 mod error;
+mod fields;
 mod generation;
 mod guard;
+mod history;
 mod info;
 mod listen;
 mod messages;
@@ -24,6 +27,7 @@ mod request;
 mod responses;
 mod routes;
 mod saliency;
+mod schema;
 mod tokens;
 mod tools;
 

@@ -23,6 +23,8 @@ const MAX_GRAMMAR: usize = 64 << 10;
 /// A tokenized prompt.
 pub struct Prompt {
     pub tokens: Vec<Token>,
+    /// How many of them the model wants in front of every text.
+    pub added: usize,
     /// How many of them come before the opening of the answer.
     pub question: usize,
 }
@@ -33,6 +35,8 @@ pub struct GrammarPlan {
     pub gbnf: String,
     /// What it waits for; it holds from the start if `None`.
     pub triggers: Option<Triggers>,
+    /// Whether it holds while the model thinks, too.
+    pub in_thinking: bool,
     /// Tokens of the prompt that belong to what it describes.
     pub opening: Vec<Token>,
 }
@@ -49,15 +53,17 @@ pub struct Plan {
     /// Tokens of thinking, and what is said when they are spent.
     pub budget: Option<(usize, String)>,
     pub alternatives: Option<Alternatives>,
+    /// Whether they are of the prompt's tokens, too.
+    pub scores_prompt: bool,
     pub stepflow: StepFlowConfig,
     generate: Generate,
 }
 
 impl GrammarPlan {
-    /// A request's own grammar.
-    pub fn own(gbnf: String) -> Result<Self, ApiError> {
+    /// A request's own grammar: of the answer, which thinking comes before, or of a text that goes on from a prompt.
+    pub fn own(gbnf: String, in_thinking: bool) -> Result<Self, ApiError> {
         match gbnf.len() {
-            0..=MAX_GRAMMAR => Ok(Self { gbnf, ..Self::default() }),
+            0..=MAX_GRAMMAR => Ok(Self { gbnf, in_thinking, ..Self::default() }),
             n => Err(ApiError::invalid(format!("grammar: expected at most {MAX_GRAMMAR} bytes, found {n}"))),
         }
     }
@@ -83,6 +89,7 @@ impl Plan {
             preserved: HashSet::new(),
             budget: None,
             alternatives: generate.alternatives(n_probs)?,
+            scores_prompt: false,
             stepflow,
             generate: generate.clone(),
         })
@@ -127,7 +134,8 @@ impl Plan {
         // The same seed would give the same answer every time.
         let seed = self.sampling.seed.map(|seed| seed.wrapping_add(choice as u32));
         let grammar = self.grammar.as_ref().map(|plan| {
-            Grammar::new(model, &plan.gbnf, plan.triggers.as_ref()).and_then(|grammar| grammar.after(&plan.opening))
+            Grammar::new(model, &plan.gbnf, plan.triggers.as_ref(), plan.in_thinking)
+                .and_then(|grammar| grammar.after(&plan.opening))
         });
         let params = SamplingParams { seed, ..self.sampling.clone() };
         Ok(Sampler::new(&params, model).with_grammar(grammar.transpose()?))
@@ -142,6 +150,7 @@ impl Plan {
         work.cache_prompt = self.generate.cache_prompt.unwrap_or(true);
         work.slot = self.generate.slot();
         work.alternatives = self.alternatives;
+        work.scores_prompt = self.scores_prompt;
         if let Some((tokens, message)) = &self.budget {
             work.limit_thinking(*tokens, message, &ready.markers);
         }
@@ -187,7 +196,10 @@ pub fn stepflow_json(config: &StepFlowConfig) -> Value {
 /// # Errors
 /// When it is something else, or a number is no token of the model.
 pub fn prompts(prompt: &Value, model: &Model) -> Result<Vec<Prompt>, ApiError> {
-    let one = |value: &Value| Ok(Prompt { tokens: mixed(value, model)?, question: 0 });
+    let one = |value: &Value| {
+        let (tokens, added) = mixed(value, model)?;
+        Ok(Prompt { tokens, added, question: 0 })
+    };
     match prompt {
         Value::Array(items) if items.is_empty() => Err(ApiError::invalid("\"prompt\" must not be empty")),
         Value::Array(items) if !items.iter().any(Value::is_number) => items.iter().map(one).collect(),
@@ -195,8 +207,9 @@ pub fn prompts(prompt: &Value, model: &Model) -> Result<Vec<Prompt>, ApiError> {
     }
 }
 
-/// Tokens of a text, of a list of tokens and texts, or of an object with a `prompt_string`.
-pub fn mixed(value: &Value, model: &Model) -> Result<Vec<Token>, ApiError> {
+/// Tokens of a text, of a list of tokens and texts, or of an object with a `prompt_string`; and how many of them the model
+/// wants in front.
+fn mixed(value: &Value, model: &Model) -> Result<(Vec<Token>, usize), ApiError> {
     let wrong = |found: &Value| {
         let kind = match found {
             Value::Null => "nothing".to_owned(),
@@ -205,22 +218,22 @@ pub fn mixed(value: &Value, model: &Model) -> Result<Vec<Token>, ApiError> {
         ApiError::invalid(format!("\"prompt\" must be a string, a list of tokens, or a list of prompts; found {kind}"))
     };
     match value {
-        Value::String(text) => Ok(tokenize(model, text).0),
+        Value::String(text) => Ok(tokenize(model, text)),
         Value::Object(object) => match (object.get("prompt_string"), object.get("multimodal_data")) {
             (_, Some(_)) => Err(ApiError::invalid("This server does not support multimodal requests")),
-            (Some(Value::String(text)), None) => Ok(tokenize(model, text).0),
+            (Some(Value::String(text)), None) => Ok(tokenize(model, text)),
             _ => Err(wrong(value)),
         },
         Value::Array(items) => {
-            let mut tokens = Vec::new();
+            let (mut tokens, mut added) = (Vec::new(), 0);
             for item in items {
                 match item {
-                    Value::String(text) if tokens.is_empty() => tokens.extend(tokenize(model, text).0),
+                    Value::String(text) if tokens.is_empty() => (tokens, added) = tokenize(model, text),
                     Value::String(text) => tokens.extend(model.tokenize(text, false, true)),
                     item => tokens.push(token(item, model)?),
                 }
             }
-            Ok(tokens)
+            Ok((tokens, added))
         }
         value => Err(wrong(value)),
     }

@@ -12,6 +12,8 @@ pub struct Readers(Vec<Reader>);
 struct Reader {
     form: Form,
     calls_tools: bool,
+    /// Whether anything was told of it.
+    told: bool,
 }
 
 /// What an answer is read as.
@@ -25,33 +27,38 @@ enum Form {
 }
 
 impl Readers {
-    /// For `n` answers. `markers` are the family's, unless thinking is to stay in the content.
+    /// For `n` answers. `markers` tell thinking apart where the template's own parser cannot.
     pub fn new(applied: &Applied, markers: Option<&Markers>, n: usize) -> Result<Self, ApiError> {
-        let markers = markers.filter(|markers| applied.thinking_end_tags.is_empty() && markers.think_start.is_some());
         let form = || -> Result<Form, ApiError> {
             Ok(match markers {
-                Some(markers) if applied.grammar.is_empty() => Form::Marked(Marked::new(markers, applied)),
-                _ => Form::Template(Box::new(applied.parser()?)),
+                Some(markers) => Form::Marked(Marked::new(markers, applied)),
+                None => Form::Template(Box::new(applied.parser()?)),
             })
         };
-        let readers = (0..n).map(|_| Ok(Reader { form: form()?, calls_tools: false }));
+        let readers = (0..n).map(|_| Ok(Reader { form: form()?, calls_tools: false, told: false }));
         Ok(Self(readers.collect::<Result<_, ApiError>>()?))
     }
 
-    /// What an update adds to its answer.
-    pub fn deltas(&mut self, index: usize, update: &Update) -> Vec<Delta> {
+    /// What an update adds to its answer. Of one that is cut off, what may be the beginning of a mark is not told.
+    pub fn deltas(&mut self, index: usize, answer: &Answer, update: &Update) -> Vec<Delta> {
         let reader = &mut self.0[index];
-        let deltas = match &mut reader.form {
-            Form::Template(parser) => match read(parser, update) {
+        let is_complete = update.ended && answer.is_complete();
+        let mut deltas = match &mut reader.form {
+            Form::Template(parser) => match read(parser, &update.text, is_complete) {
                 Some(deltas) => deltas,
                 None => {
                     reader.form = Form::Plain;
-                    plain(update)
+                    plain(&update.text)
                 }
             },
-            Form::Marked(marked) => marked.push(&update.text, update.ended),
-            Form::Plain => plain(update),
+            Form::Marked(marked) => marked.push(&update.text, is_complete),
+            Form::Plain => plain(&update.text),
         };
+        if is_complete && !reader.told && deltas.is_empty() {
+            // Nothing in it is meant for the user; as in llama-server, all of it is shown.
+            deltas = plain(&answer.text);
+        }
+        reader.told |= !deltas.is_empty();
         reader.calls_tools |= deltas.iter().any(|delta| delta.tool_call.is_some());
         deltas
     }
@@ -64,14 +71,15 @@ impl Readers {
     /// The whole message of an answer that is over.
     pub fn message(&mut self, index: usize, answer: &Answer) -> Message {
         let plain = || Message { role: "assistant".to_owned(), content: answer.text.clone(), ..Message::default() };
+        let is_complete = answer.is_complete();
         match &mut self.0[index].form {
-            Form::Template(parser) => match parser.push(&answer.text).and_then(|_| parser.finish()) {
-                Ok((message, _)) if !is_empty(&message) => message,
+            Form::Template(parser) => match read(parser, &answer.text, is_complete).map(|_| parser.message()) {
+                Some(Ok(message)) if !is_empty(&message) || !is_complete => message,
                 _ => plain(),
             },
             Form::Marked(marked) => {
                 marked.text.clone_from(&answer.text);
-                let (reasoning_content, content) = marked.split(true);
+                let (reasoning_content, content) = marked.split(is_complete);
                 Message { reasoning_content: reasoning_content.to_owned(), content: content.to_owned(), ..plain() }
             }
             Form::Plain => plain(),
@@ -79,21 +87,19 @@ impl Readers {
     }
 }
 
-/// `None` when the answer leaves its template's form.
-fn read(parser: &mut Parser, update: &Update) -> Option<Vec<Delta>> {
-    let mut deltas = if update.text.is_empty() { Vec::new() } else { parser.push(&update.text).ok()? };
-    // An answer that was cut off has been read as far as it goes.
-    if update.ended
-        && let Ok((_, rest)) = parser.finish()
-    {
+/// What `text` adds to an answer; `None` when that leaves its template's form.
+fn read(parser: &mut Parser, text: &str, is_complete: bool) -> Option<Vec<Delta>> {
+    let mut deltas = if text.is_empty() { Vec::new() } else { parser.push(text).ok()? };
+    // An answer that does not end as its template has it has been read as far as it goes.
+    if is_complete && let Ok((_, rest)) = parser.finish() {
         deltas.extend(rest);
     }
     Some(deltas)
 }
 
-fn plain(update: &Update) -> Vec<Delta> {
-    let delta = || Delta { reasoning_content: String::new(), content: update.text.clone(), tool_call: None };
-    if update.text.is_empty() { Vec::new() } else { vec![delta()] }
+fn plain(text: &str) -> Vec<Delta> {
+    let delta = || Delta { reasoning_content: String::new(), content: text.to_owned(), tool_call: None };
+    if text.is_empty() { Vec::new() } else { vec![delta()] }
 }
 
 fn is_empty(message: &Message) -> bool {
@@ -118,9 +124,9 @@ impl Marked {
         Self { think_start, think_end: markers.think_end.clone(), opened, text: String::new(), told: (0, 0) }
     }
 
-    fn push(&mut self, text: &str, ended: bool) -> Vec<Delta> {
+    fn push(&mut self, text: &str, is_complete: bool) -> Vec<Delta> {
         self.text.push_str(text);
-        let (reasoning, content) = self.split(ended);
+        let (reasoning, content) = self.split(is_complete);
         let (more, further) = (reasoning[self.told.0..].to_owned(), content[self.told.1..].to_owned());
         self.told = (reasoning.len(), content.len());
         let delta = |reasoning_content, content| Delta { reasoning_content, content, tool_call: None };
@@ -136,17 +142,17 @@ impl Marked {
 
     /// Reasoning and content of the text so far. What may be the beginning of a marker, and white space at the end of the
     /// reasoning, is not told until it is known what it is.
-    fn split(&self, ended: bool) -> (&str, &str) {
+    fn split(&self, is_complete: bool) -> (&str, &str) {
         let trimmed = self.text.trim_start();
         let thought = match trimmed.strip_prefix(&self.think_start) {
             Some(thought) => thought,
-            None if !ended && self.think_start.starts_with(trimmed) => return ("", ""),
+            None if !is_complete && self.think_start.starts_with(trimmed) => return ("", ""),
             None if self.opened => trimmed,
             None => return ("", &self.text),
         };
         match thought.split_once(&self.think_end) {
             Some((reasoning, content)) => (reasoning.trim(), content.trim_start()),
-            None if ended => (thought.trim(), ""),
+            None if is_complete => (thought.trim(), ""),
             None => (thought[..thought.len() - overlap(thought, &self.think_end)].trim(), ""),
         }
     }

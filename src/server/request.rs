@@ -171,13 +171,14 @@ impl Generate {
         }
     }
 
-    /// The probabilities to report, if `n` or this request's `n_probs` asks for any.
+    /// The probabilities to report, if this request's `n_probs` asks for any, or `n` of another name, which of 0 tokens is
+    /// still of the chosen one.
     pub fn alternatives(&self, n: Option<usize>) -> Result<Option<Alternatives>, ApiError> {
         let after_sampling = self.post_sampling_probs.unwrap_or(false);
-        match self.n_probs.or(n).unwrap_or(0) {
-            0 => Ok(None),
-            n @ 1..=MAX_PROBS => Ok(Some(Alternatives { n, after_sampling })),
-            n => Err(ApiError::invalid(format!("n_probs: expected at most {MAX_PROBS}, found {n}"))),
+        match self.n_probs.filter(|&n| n > 0).or(n) {
+            None => Ok(None),
+            Some(n @ 0..=MAX_PROBS) => Ok(Some(Alternatives { n, after_sampling })),
+            Some(n) => Err(ApiError::invalid(format!("n_probs: expected at most {MAX_PROBS}, found {n}"))),
         }
     }
 

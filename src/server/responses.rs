@@ -9,15 +9,19 @@ use serde_json::{Map, Value, json};
 use crate::llama::chat::{Delta, Message};
 
 use super::app::App;
-use super::chat::{Conversation, one_answer};
+use super::conversation::Conversation;
 use super::error::ApiError;
+use super::fields::{self, Api, Table};
 use super::generation::{Answer, Chunk, Reply, Update, now, random_id};
 use super::guard::Body;
+use super::history::BETWEEN_BLOCKS;
 use super::reading::Readers;
 use super::request::{Generate, read};
+use super::tools;
 
 /// `POST /v1/responses`.
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
+    app.check_fields(Api::Responses, &body)?;
     let chat = chat_of(&body)?;
     let generate: Generate = read(&chat)?;
     let generation = tokio::task::block_in_place(|| {
@@ -41,10 +45,9 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 /// The chat that a request in this API's form asks for.
 fn chat_of(body: &Value) -> Result<Value, ApiError> {
-    if body.get("previous_response_id").is_some_and(|id| !id.is_null()) {
-        return Err(ApiError::invalid(
-            "previous_response_id: this server keeps no conversations; send the whole of it",
-        ));
+    let mut includes = body.get("include").and_then(Value::as_array).into_iter().flatten();
+    if includes.any(|what| what == "message.output_text.logprobs") {
+        return Err(ApiError::invalid("include: no probabilities are told here; /v1/chat/completions has `logprobs`"));
     }
     let mut chat = body.as_object().cloned().unwrap_or_default();
     let mut messages = Vec::new();
@@ -53,42 +56,65 @@ fn chat_of(body: &Value) -> Result<Value, ApiError> {
     }
     match chat.shift_remove("input") {
         Some(Value::String(text)) => messages.push(json!({ "role": "user", "content": text })),
-        Some(Value::Array(items)) => items.iter().try_for_each(|item| convert(item, &mut messages))?,
+        Some(Value::Array(items)) => {
+            items.iter().enumerate().try_for_each(|(i, item)| convert(i, item, &mut messages))?
+        }
         None => return Err(ApiError::invalid("'input' is required")),
         Some(_) => return Err(ApiError::invalid("'input' must be a string or array of objects")),
     }
     chat.insert("messages".into(), messages.into());
     if let Some(tools) = body.get("tools").and_then(Value::as_array) {
-        let functions = tools.iter().filter(|tool| tool.get("type").and_then(Value::as_str) == Some("function"));
-        let tools: Vec<_> =
-            functions.map(|tool| json!({ "type": "function", "function": function_of(tool) })).collect();
+        let tools: Vec<_> = tools.iter().map(tool_of).collect::<Result<_, _>>()?;
         chat.insert("tools".into(), tools.into());
     }
     if let Some(n) = chat.shift_remove("max_output_tokens") {
         chat.insert("max_tokens".into(), n);
     }
-    if let Some(effort) = body.pointer("/reasoning/effort") {
+    if let Some(reasoning) = object(&mut chat, "reasoning", &["effort", "summary", "generate_summary"])?
+        && let Some(effort) = reasoning.get("effort")
+    {
         chat.insert("reasoning_effort".into(), effort.clone());
     }
-    if let Some(format) = body.pointer("/text/format") {
-        let schema = format.get("schema").cloned();
-        chat.insert(
-            "response_format".into(),
-            json!({ "type": format.get("type"), "json_schema": { "schema": schema } }),
-        );
+    if let Some(text) = object(&mut chat, "text", &["format", "verbosity"])? {
+        if let Some(verbosity) = text.get("verbosity").filter(|text| !text.is_null() && *text != "medium") {
+            return Err(ApiError::invalid(format!("text.verbosity: not served; ask for {verbosity} in the prompt")));
+        }
+        if let Some(format) = text.get("format") {
+            chat.insert("response_format".into(), format.clone());
+        }
     }
-    one_answer(&mut chat);
     Ok(chat.into())
 }
 
-fn function_of(tool: &Value) -> Value {
+/// Takes an object out of a request, of whose fields none may be unknown.
+fn object(
+    chat: &mut Map<String, Value>,
+    name: &str,
+    known: &[&'static str],
+) -> Result<Option<Map<String, Value>>, ApiError> {
+    match chat.shift_remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(object)) => {
+            fields::check_object(name, &object, &Table::of(known))?;
+            Ok(Some(object))
+        }
+        Some(other) => Err(ApiError::invalid(format!("{name}: expected an object, found {other}"))),
+    }
+}
+
+fn tool_of(tool: &Value) -> Result<Value, ApiError> {
     let mut function = tool.as_object().cloned().unwrap_or_default();
-    function.shift_remove("type");
-    function.into()
+    match function.shift_remove("type") {
+        Some(kind) if kind == "function" => Ok(json!({ "type": "function", "function": function })),
+        kind => Err(ApiError::invalid(format!(
+            "tools: expected tools of type \"function\", found {}; this server has no tools of its own",
+            kind.map_or_else(|| "none".to_owned(), |kind| kind.to_string()),
+        ))),
+    }
 }
 
 /// One item of the input.
-fn convert(item: &Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+fn convert(i: usize, item: &Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
     let of = |field: &str| item.get(field).and_then(Value::as_str);
     match (of("type"), of("role")) {
         (None | Some("message"), Some(role)) => {
@@ -96,7 +122,8 @@ fn convert(item: &Value, messages: &mut Vec<Value>) -> Result<(), ApiError> {
             merge(messages, role, Map::from_iter([("content".to_owned(), content.into())]));
         }
         (Some("function_call"), _) => {
-            let function = json!({ "name": of("name"), "arguments": of("arguments") });
+            let arguments = tools::arguments(&format!("input[{i}].arguments"), item.get("arguments"))?;
+            let function = json!({ "name": of("name"), "arguments": arguments });
             let call = json!({ "id": of("call_id"), "type": "function", "function": function });
             merge(messages, "assistant", Map::from_iter([("tool_calls".to_owned(), json!([call]))]));
         }
@@ -142,14 +169,14 @@ fn text_of(content: &Value) -> Result<String, ApiError> {
         Value::Array(parts) => parts,
         _ => return Err(ApiError::invalid("expected 'content' to be a string or an array")),
     };
-    let mut text = String::new();
+    let mut texts = Vec::new();
     for part in parts {
         let of = |field: &str| part.get(field).and_then(Value::as_str);
         match of("type") {
             Some("input_text" | "output_text" | "text" | "reasoning_text" | "summary_text") => {
-                text.push_str(of("text").unwrap_or_default());
+                texts.push(of("text").unwrap_or_default());
             }
-            Some("refusal") => text.push_str(of("refusal").unwrap_or_default()),
+            Some("refusal") => texts.push(of("refusal").unwrap_or_default()),
             kind => {
                 let kind = kind.unwrap_or("nothing");
                 return Err(ApiError::invalid(format!(
@@ -158,7 +185,7 @@ fn text_of(content: &Value) -> Result<String, ApiError> {
             }
         }
     }
-    Ok(text)
+    Ok(texts.join(BETWEEN_BLOCKS))
 }
 
 /// An item of the output.
@@ -357,7 +384,7 @@ impl Reply for Responses {
             progress.data["prompt_progress"] = answer.progress(done);
             chunks.push(progress);
         }
-        for delta in self.readers.deltas(index, update) {
+        for delta in self.readers.deltas(index, answer, update) {
             self.push(&delta, &mut chunks);
             if let Some(last) = chunks.last_mut().filter(|_| self.tells_timings) {
                 last.data["timings"] = answer.timings();

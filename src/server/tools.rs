@@ -44,6 +44,63 @@ fn some_of_them(choice: &Map<String, Value>) -> Result<(Vec<&str>, ToolChoice), 
     }
 }
 
+/// A grammar of llama.cpp's in which a call of a tool is demanded, without the text that it allows before the call: there
+/// a model could say anything, up to its limit of tokens.
+pub fn at_once(grammar: &str) -> String {
+    let rule = |line: &str| match line.split_once(" ::= ") {
+        Some(("root", body)) => format!("root ::= {}", without_text(body)),
+        // Harmony's messages before the one that calls.
+        Some(("any", "preamble | analysis")) => "any ::= analysis".to_owned(),
+        _ => line.to_owned(),
+    };
+    grammar.lines().map(rule).collect::<Vec<_>>().join("\n")
+}
+
+/// The words of a rule that are not `until-N?`, outside of brackets, where they would be of thinking.
+fn without_text(body: &str) -> String {
+    let (mut depth, mut in_quotes) = (0_usize, false);
+    let mut kept = Vec::new();
+    for word in body.split(' ') {
+        let is_text = word.strip_prefix("until-").and_then(|rest| rest.strip_suffix('?'));
+        let is_text = is_text.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        if !(is_text && depth == 0 && !in_quotes) {
+            kept.push(word);
+        }
+        let mut escaped = false;
+        for byte in word.bytes() {
+            match byte {
+                b'"' if !escaped => in_quotes = !in_quotes,
+                b'(' if !in_quotes => depth += 1,
+                b')' if !in_quotes => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            escaped = byte == b'\\' && !escaped;
+        }
+    }
+    kept.join(" ")
+}
+
+/// The arguments of a call in a conversation's history, as text that is JSON.
+///
+/// # Errors
+/// When they are not; the message begins with `place`.
+pub fn arguments(place: &str, arguments: Option<&Value>) -> Result<String, ApiError> {
+    match arguments {
+        None | Some(Value::Null) => Ok("{}".to_owned()),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok("{}".to_owned()),
+        Some(Value::String(text)) => match serde_json::from_str::<Value>(text) {
+            Ok(_) => Ok(text.clone()),
+            Err(error) => Err(ApiError::invalid(format!(
+                "{place}: expected JSON, found text that {}; send the whole of it, or leave the call out",
+                if error.is_eof() { "is cut off".to_owned() } else { format!("is none: {error}") },
+            ))),
+        },
+        // As some servers send them.
+        Some(object @ Value::Object(_)) => Ok(object.to_string()),
+        Some(other) => Err(ApiError::invalid(format!("{place}: expected JSON in a string, found {other}"))),
+    }
+}
+
 fn name_of(tool: &Value) -> Option<&str> {
     tool.get("function").unwrap_or(tool).get("name")?.as_str()
 }
@@ -52,6 +109,35 @@ fn name_of(tool: &Value) -> Option<&str> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_demanded_call_comes_at_once() {
+        let grammar = "root ::= \"<|im_start|>( \" space (\"<think>\" until-13 \"</think>\")? until-191? tool-calls\n\
+                       until-191 ::= | [<] until-191-01";
+        assert_eq!(
+            at_once(grammar),
+            "root ::= \"<|im_start|>( \" space (\"<think>\" until-13 \"</think>\")? tool-calls\n\
+             until-191 ::= | [<] until-191-01"
+        );
+        assert_eq!(at_once("root ::= (until-1? \"a\")? b"), "root ::= (until-1? \"a\")? b");
+    }
+
+    #[test]
+    fn arguments_are_json() {
+        for (given, expected) in [
+            (json!(null), "{}"),
+            (json!(""), "{}"),
+            (json!(" \n"), "{}"),
+            (json!("{\"a\": 1}"), "{\"a\": 1}"),
+            (json!({ "a": 1 }), "{\"a\":1}"),
+        ] {
+            assert_eq!(arguments("x", Some(&given)).unwrap(), expected);
+        }
+        for wrong in [json!("{\"a\": "), json!("{"), json!("a"), json!("{\"a\": \"b"), json!(1), json!([1])] {
+            let message = arguments("messages[1]", Some(&wrong)).unwrap_err().to_string();
+            assert!(message.starts_with("messages[1]: expected JSON"), "{message}");
+        }
+    }
 
     #[test]
     fn the_model_is_told_of_what_it_may_call() {

@@ -116,6 +116,33 @@ impl Server {
     }
 }
 
+/// The largest difference of a log-probability between two answers' `logprobs.content`, up to where they part. Of unlikely
+/// tokens the logarithm is all noise.
+///
+/// llama.cpp's sums depend on where in the cache a sequence lies and on what is decoded with it; so two greedy answers part
+/// where two tokens are as likely as each other, on one processor and not on another.
+pub fn difference(a: &Value, b: &Value) -> f64 {
+    let (a, b) = (a.as_array().expect("logprobs"), b.as_array().expect("logprobs"));
+    let mut worst = 0.0_f64;
+    for (a, b) in a.iter().zip(b) {
+        let of_b = |id: &Value| {
+            let mut top = b["top_logprobs"].as_array().unwrap().iter();
+            top.find(|entry| entry["id"] == *id).map(|entry| entry["logprob"].as_f64().unwrap())
+        };
+        for entry in a["top_logprobs"].as_array().unwrap() {
+            let of_a = entry["logprob"].as_f64().unwrap();
+            if of_a > 0.01_f64.ln() {
+                let difference = (of_a - of_b(&entry["id"]).unwrap_or(f64::NEG_INFINITY)).abs();
+                worst = if difference <= worst { worst } else { difference };
+            }
+        }
+        if a["id"] != b["id"] {
+            break;
+        }
+    }
+    worst
+}
+
 /// Sends a request to `host`, and reads its response.
 pub fn send(
     mut stream: TcpStream,

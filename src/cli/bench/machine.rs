@@ -1,7 +1,5 @@
 //! What the results say of the machine and the moment.
 
-use minijinja::{Environment, context};
-
 /// The processor's name; its architecture where the system does not tell.
 pub fn cpu_info() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -25,13 +23,9 @@ pub fn resident_bytes() -> Option<u64> {
     kib.map(|kib| kib * 1024)
 }
 
-/// The time in ISO 8601, in UTC; empty if the clock stands before 1970.
+/// The time in ISO 8601, in UTC.
 pub fn utc_now() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let mut environment = Environment::new();
-    environment.add_filter("datetimeformat", minijinja_contrib::filters::datetimeformat);
-    let template = "{{ now | datetimeformat(format='%Y-%m-%dT%H:%M:%SZ') }}";
-    environment.render_str(template, context!(now)).unwrap_or_default()
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]

@@ -97,8 +97,7 @@ fn say_ready(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) {
 
 fn templates(args: &ServeArgs, model: &Arc<Model>) -> anyhow::Result<ChatTemplates> {
     let template = &args.answers.template;
-    let file = template.chat_template_file.as_deref().map(input::read_text).transpose()?;
-    Ok(ChatTemplates::open(model, template.chat_template.as_deref().or(file.as_deref()))?)
+    Ok(ChatTemplates::open(model, setup::template_source(template)?.as_deref())?)
 }
 
 fn options(args: &ServeArgs) -> anyhow::Result<Options> {

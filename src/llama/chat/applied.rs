@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::parser::Parser;
+use super::quoted::{Mark, Unquoted};
 use super::{ChatError, Token};
 
 /// How a [`GrammarTrigger`] is recognised.
@@ -41,6 +42,9 @@ fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Token>, D::Error> 
 pub struct Applied {
     /// The text that the model reads.
     pub prompt: String,
+    /// Where in it, in bytes, tokens end: what a message says is text, and reads as no token of the template's.
+    #[serde(skip)]
+    pub cuts: Vec<usize>,
     /// The end of it that opens the answer. A grammar is told of it, and so is the parser, which already knows it.
     pub generation_prompt: String,
     /// What the answer must obey (GBNF); empty for nothing.
@@ -65,7 +69,7 @@ pub struct Applied {
     parser: String,
     is_continuation: bool,
     #[serde(skip)]
-    pub(super) echo: bool,
+    echo: bool,
 }
 
 /// What [`Parser`] is made from.
@@ -78,6 +82,13 @@ struct ParserParams<'a> {
 }
 
 impl Applied {
+    /// The same, without the marks in what is quoted.
+    pub(super) fn unquoted(self, mark: Mark, echo: bool) -> Self {
+        let Unquoted { text: prompt, cuts } = mark.unquote(&self.prompt);
+        let generation_prompt = mark.unquote(&self.generation_prompt).text;
+        Self { prompt, cuts, generation_prompt, echo, ..self }
+    }
+
     /// A parser for one answer.
     ///
     /// # Errors

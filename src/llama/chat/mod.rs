@@ -10,6 +10,7 @@ mod ffi;
 mod input;
 mod limits;
 mod parser;
+mod quoted;
 mod stack;
 
 pub use applied::{Applied, GrammarTrigger, TriggerKind};
@@ -24,12 +25,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Model, Token};
+use quoted::Markup;
 use stack::on_large_stack;
 
 /// The chat templates of a model: one, and with some models another for tools.
 pub struct ChatTemplates {
     handle: Handle,
     about: About,
+    markup: Markup,
 }
 
 struct Handle(NonNull<ffi::Templates>);
@@ -83,8 +86,27 @@ impl ChatTemplates {
                 ffi::sf_chat_open(model, source.into(), bos.into(), eos.into(), &mut handle, sink)
             })?;
             let handle = NonNull::new(handle).ok_or_else(|| ChatError::Internal("no templates".to_owned()))?;
-            Ok(Self { handle: Handle(handle), about: read(&about)? })
+            Ok(Self { handle: Handle(handle), about: read(&about)?, markup: Markup::default() })
         })
+        .map(|templates| Self { markup: templates.markup(model), ..templates })
+    }
+
+    /// What stands for tokens in its prompts. Of the texts that a model's author defined, some are words or white space:
+    /// only tags that the template writes count.
+    fn markup(&self, model: Option<&Model>) -> Markup {
+        let is_tag = |text: &str| {
+            let brackets = (text.chars().next(), text.chars().next_back());
+            matches!(brackets, (Some('<'), Some('>')) | (Some('['), Some(']')))
+        };
+        let writes =
+            |text: &str| [Some(self.source()), self.tool_use_source()].iter().flatten().any(|s| s.contains(text));
+        let texts = model.into_iter().flat_map(Model::structural_texts);
+        let texts = texts.filter(|(text, defined)| !defined || is_tag(text) && writes(text)).map(|(text, _)| text);
+        let hello =
+            ChatInput { messages: serde_json::json!([{ "role": "user", "content": "x" }]), ..ChatInput::default() };
+        let Ok(applied) = self.apply(&hello) else { return Markup::new(texts, [], "") };
+        let pairs = applied.thinking_end_tags.iter().map(|end| (applied.thinking_start_tag.clone(), end.clone()));
+        Markup::new(texts, pairs, &applied.generation_prompt)
     }
 
     /// The template's source.
@@ -113,16 +135,17 @@ impl ChatTemplates {
     /// # Errors
     /// When the request is at fault; llama.cpp's message or the template's says why.
     pub fn apply(&self, input: &ChatInput) -> Result<Applied, ChatError> {
-        let request = limits::request(input)?;
+        let mut input = input.clone();
+        let mark = self.markup.quote(&mut input.messages, input.reasoning_format)?;
+        let request = limits::request(&input)?;
         let applied = on_large_stack(|| {
             // SAFETY: the templates are valid; the text lives for the call.
             ffi::call(ChatError::Request, |sink| unsafe {
                 ffi::sf_chat_apply(self.handle.0.as_ptr(), request.as_str().into(), sink)
             })
         })?;
-        let mut applied: Applied = read(&applied)?;
-        applied.echo = input.echo;
-        Ok(applied)
+        let applied: Applied = read(&applied)?;
+        Ok(applied.unquoted(mark, input.echo))
     }
 }
 

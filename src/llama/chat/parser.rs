@@ -109,10 +109,18 @@ impl Parser {
     /// When the answer does not have the form that its template demands.
     pub fn finish(&mut self) -> Result<(Message, Vec<Delta>), ChatError> {
         let deltas = self.update(false)?;
+        Ok((self.message()?, deltas))
+    }
+
+    /// The message as far as it has been read.
+    ///
+    /// # Errors
+    /// When llama.cpp cannot write it down.
+    pub fn message(&self) -> Result<Message, ChatError> {
         // SAFETY: the handle is valid.
         let message =
             ffi::call(ChatError::Answer, |sink| unsafe { ffi::sf_parser_message(self.handle.0.as_ptr(), sink) })?;
-        Ok((read(&message)?, deltas))
+        read(&message)
     }
 
     fn update(&mut self, is_partial: bool) -> Result<Vec<Delta>, ChatError> {
