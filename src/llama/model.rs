@@ -203,8 +203,8 @@ impl Model {
         (0..self.n_vocab() as i32).filter_map(move |token| {
             // SAFETY: the vocabulary is valid, and the token one of it.
             let attributes = unsafe { llama_cpp_sys_2::llama_vocab_get_attr(vocab, token) } as u32;
-            let defined = attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_USER_DEFINED as u32 != 0;
-            let is_structural = defined || attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_CONTROL as u32 != 0;
+            let defined = attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_USER_DEFINED != 0;
+            let is_structural = defined || attributes & llama_cpp_sys_2::LLAMA_TOKEN_ATTR_CONTROL != 0;
             let text = || String::from_utf8(self.piece(Token(token))).ok();
             is_structural.then(text).flatten().map(|text| (text, defined))
         })

@@ -113,13 +113,17 @@ impl Server {
         self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
     }
 
+    /// From here on requests wait in line for [`Server::run`], and are not told any more that the model is loading.
+    pub fn set_ready(&self, ready: Ready) {
+        self.app.set_ready(ready);
+    }
+
     /// Answers requests with the model of `slots`, on this thread, until `end` says so. What is running or waiting
-    /// then is finished first, and nothing more is taken.
+    /// then is finished first, and nothing more is taken. Nothing is answered without [`Server::set_ready`].
     ///
     /// # Errors
     /// When decoding is interrupted.
-    pub fn run(self, ready: Ready, slots: Slots, end: impl Fn() -> bool) -> Result<(), ServerError> {
-        self.app.set_ready(ready);
+    pub fn run(self, slots: Slots, end: impl Fn() -> bool) -> Result<(), ServerError> {
         let ran = match self.app.ready() {
             Ok(ready) => engine::run(&self.app, ready, slots, end),
             Err(_) => Ok(()),

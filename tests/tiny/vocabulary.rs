@@ -57,6 +57,8 @@ fn special(arch: Arch) -> Vec<(&'static str, i32)> {
             ("<|end|>", CONTROL),
             ("<|channel|>", CONTROL),
             ("<|message|>", CONTROL),
+            // Without it llama.cpp takes `<|end|>` for the end of an answer.
+            ("<|call|>", CONTROL),
         ],
         _ => vec![
             ("<|endoftext|>", CONTROL),

@@ -64,7 +64,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         slots: slots.status().into(),
         model,
     };
-    say_ready(&ready, n_slots, slots.has_streams(), &urls);
+    let told_ready = ready_line(&ready, n_slots, slots.has_streams(), &urls);
+    server.set_ready(ready);
+    // Who waits for this line is answered from here on.
+    say!("{told_ready}");
     let told = std::sync::Once::new();
     let end = || {
         let ends = interrupt.was_pressed();
@@ -73,7 +76,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         }
         ends
     };
-    interrupt.during(|| server.run(ready, slots, end))?;
+    interrupt.during(|| server.run(slots, end))?;
     Ok(exit::OK)
 }
 
@@ -84,7 +87,7 @@ fn may_repair(args: &ServeArgs) -> bool {
     asked || (args.context.flash_attn == Switch::Off && args.context.cache_type_v.is_float())
 }
 
-fn say_ready(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) {
+fn ready_line(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) -> String {
     let repairs = match (&ready.stepflow_settings, ready.stepflow.is_on()) {
         (None, _) => "off for all requests (--stepflow turns it on, -fa off leaves it to them)",
         (Some(_), true) => "on",
@@ -92,7 +95,8 @@ fn say_ready(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) {
     };
     let (model, n_ctx) = (ready.model.description(), ready.n_ctx);
     let share = if streams { "of" } else { "that share" };
-    say!("stepflow: {model}, {n_slots} slots {share} {n_ctx} tokens, StepFlow {repairs}; ready at {}", urls.join(" "));
+    let urls = urls.join(" ");
+    format!("stepflow: {model}, {n_slots} slots {share} {n_ctx} tokens, StepFlow {repairs}; ready at {urls}")
 }
 
 fn templates(args: &ServeArgs, model: &Arc<Model>) -> anyhow::Result<ChatTemplates> {
