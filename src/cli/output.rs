@@ -80,10 +80,31 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Text for a cell of a table: a spreadsheet would run what begins like a formula, so an apostrophe goes in front.
+/// Text for a cell of a table: a spreadsheet would run what begins like a formula, behind white space too, so an apostrophe
+/// goes in front. So it does where there is one already: a reader takes one off, always.
 pub fn cell(text: &str) -> Cow<'_, str> {
-    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+    const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+    let head = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{FEFF}');
+    match head.starts_with(FORMULA) || text.starts_with(['\'', '\t', '\r']) {
         true => Cow::Owned(format!("'{text}")),
         false => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_no_formulas_and_can_be_read_again() {
+        for text in ["=1+1", " =1+1", "\n\t@x", "+1", "-1", "\u{FEFF}=1", "\u{A0}=1", "＝1", "'", "'=1", "\tx", "\0=1"]
+        {
+            let cell = cell(text);
+            assert!(cell.starts_with('\''), "{text:?}");
+            assert_eq!(cell.strip_prefix('\''), Some(text));
+        }
+        for text in ["", " ", "x", "1 + 1", "a = b", " x", "“=”"] {
+            assert_eq!(cell(text), text);
+        }
     }
 }

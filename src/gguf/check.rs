@@ -3,7 +3,7 @@
 //! Most faults make llama.cpp's loader fail with a message, and those are left to it. The ones here would end the
 //! process instead: at loading, when a context is made, or at the first token.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::{GgmlType, Gguf, GgufError, Value, metadata_error, shown, tensor_error};
 
@@ -225,14 +225,15 @@ impl Gguf {
         if model == "none" || model == "no_vocab" {
             return Err(metadata_error("tokenizer.ggml.model", "expected a tokenizer, found none"));
         }
-        let mut seen = HashSet::with_capacity(tokens.len());
+        let mut seen = HashMap::with_capacity(tokens.len());
         for (id, token) in tokens.iter().enumerate() {
             // llama.cpp gives empty tokens this name, which another token could have.
             let name = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };
-            if seen.contains(&name) {
-                return Err(metadata_error(key, format!("expected each token once, found \"{}\" twice", shown(&name))));
+            let shown = shown(&name).to_string();
+            if let Some(first) = seen.insert(name, id) {
+                let problem = format!("expected each token once, found \"{shown}\" twice, as token {first} and {id}");
+                return Err(metadata_error(key, problem));
             }
-            seen.insert(name);
         }
         for key in ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"] {
             if let Some(Value::Array(array)) = self.get(key)
@@ -303,10 +304,10 @@ impl Gguf {
 }
 
 /// SentencePiece spells text it has no token for in bytes, and llama.cpp aborts on a byte that has no token.
-fn check_byte_tokens(tokens: &HashSet<String>) -> Result<(), GgufError> {
+fn check_byte_tokens(tokens: &HashMap<String, usize>) -> Result<(), GgufError> {
     let missing = (0..=255_u8).find(|byte| {
         let as_text = byte.is_ascii().then(|| char::from(*byte).to_string());
-        !tokens.contains(&format!("<0x{byte:02X}>")) && !as_text.is_some_and(|text| tokens.contains(&text))
+        !tokens.contains_key(&format!("<0x{byte:02X}>")) && !as_text.is_some_and(|text| tokens.contains_key(&text))
     });
     match missing {
         None => Ok(()),

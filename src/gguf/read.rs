@@ -169,6 +169,15 @@ fn place(tensors: &mut [TensorInfo], header_end: u64, align: u64, length: u64) -
     Ok(())
 }
 
+/// Whether a text of the metadata is more than a remark: the vocabulary's, or what the model is.
+fn is_relied_on(key: &str) -> bool {
+    key == "general.architecture" || key.starts_with("tokenizer.")
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 /// A reader that knows how many bytes are left, so that no length in the file is trusted beyond them.
 struct Source<R> {
     reader: R,
@@ -216,7 +225,7 @@ impl<R: Read> Source<R> {
             5 => Value::I32(i32::from_le_bytes(self.array()?)),
             6 => Value::F32(f32::from_le_bytes(self.array()?)),
             7 => Value::Bool(self.array::<1>()? != [0]),
-            8 => Value::String(self.string(&format!("metadata \"{}\"", shown(&key)), MAX_STRING)?),
+            8 => Value::String(self.text(&key)?),
             9 => Value::Array(self.array_value(&key)?),
             10 => Value::U64(u64::from_le_bytes(self.array()?)),
             11 => Value::I64(i64::from_le_bytes(self.array()?)),
@@ -253,8 +262,30 @@ impl<R: Read> Source<R> {
     fn strings(&mut self, key: &str, count: u64) -> Result<Vec<String>, GgufError> {
         // Each string has at least its length, of 8 bytes.
         self.require(count * 8)?;
+        let mut strings = Vec::new();
+        for index in 0..count {
+            let bytes = self.string_bytes(&format!("metadata \"{}\"", shown(key)), MAX_STRING)?;
+            strings.push(match String::from_utf8(bytes) {
+                Ok(text) => text,
+                Err(error) if is_relied_on(key) => {
+                    let found = error.into_bytes().escape_ascii().to_string();
+                    let problem = format!("expected element {index} in UTF-8, found \"{}\"", shown(&found));
+                    return Err(metadata_error(key, problem));
+                }
+                Err(error) => lossy(error.as_bytes()),
+            });
+        }
+        Ok(strings)
+    }
+
+    /// A text in the metadata: in UTF-8, or as near to it as it comes where nothing depends on it.
+    fn text(&mut self, key: &str) -> Result<String, GgufError> {
         let what = format!("metadata \"{}\"", shown(key));
-        (0..count).map(|_| self.string(&what, MAX_STRING)).collect()
+        if is_relied_on(key) {
+            self.string(&what, MAX_STRING)
+        } else {
+            Ok(lossy(&self.string_bytes(&what, MAX_STRING)?))
+        }
     }
 
     fn tensor(&mut self) -> Result<TensorInfo, GgufError> {
@@ -285,11 +316,19 @@ impl<R: Read> Source<R> {
     }
 
     fn string(&mut self, what: &str, most: u64) -> Result<String, GgufError> {
+        let bytes = self.string_bytes(what, most)?;
+        String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            header_error(format!("expected {what} in UTF-8, found a byte that is not, at offset {at} of it"))
+        })
+    }
+
+    fn string_bytes(&mut self, what: &str, most: u64) -> Result<Vec<u8>, GgufError> {
         let length = self.number()?;
         if length > most {
             return Err(header_error(format!("expected {what} of at most {most} bytes, found {length}")));
         }
-        String::from_utf8(self.bytes(length)?).map_err(|_| header_error(format!("expected {what} in UTF-8, found not")))
+        self.bytes(length)
     }
 
     fn bytes(&mut self, count: u64) -> Result<Vec<u8>, GgufError> {

@@ -140,13 +140,19 @@ impl ChatTemplates {
         let request = limits::request(&input)?;
         let applied = on_large_stack(|| {
             // SAFETY: the templates are valid; the text lives for the call.
-            ffi::call(ChatError::Request, |sink| unsafe {
+            ffi::call(refused, |sink| unsafe {
                 ffi::sf_chat_apply(self.handle.0.as_ptr(), request.as_str().into(), sink)
             })
         })?;
         let applied: Applied = read(&applied)?;
         Ok(applied.unquoted(mark, input.echo))
     }
+}
+
+/// An error of a request. llama.cpp puts it down to the template's parser, which cannot be made without a prompt.
+fn refused(message: String) -> ChatError {
+    const BLAME: &str = "Unable to generate parser for this template. Automatic parser generation failed: ";
+    ChatError::Request(message.strip_prefix(BLAME).unwrap_or(&message).trim_start().to_owned())
 }
 
 /// The grammar (GBNF) of a JSON schema's instances. Only `$ref`s into the schema itself are followed.
