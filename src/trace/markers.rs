@@ -10,6 +10,9 @@ pub struct Markers {
     pub think_start: Option<String>,
     /// Closes thinking and opens the summary.
     pub think_end: String,
+    /// Whether an answer does so as well: the first `\boxed{`, or a sentence that begins as `Answer:` does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answers: bool,
 }
 
 /// Finds one text in a stream of bytes, in constant amortised time a byte (Knuth, Morris, Pratt).
