@@ -414,6 +414,77 @@ fn the_opening_of_an_answer_is_no_step_of_its_own() {
     );
 }
 
+/// A trace of `(piece, generated)` pairs by these markers.
+fn trace_of(markers: Markers, tokens: &[(&str, bool)]) -> TraceFile {
+    let tracker = tracker_of(markers.clone(), tokens.iter().copied());
+    let labelled = (0..).zip(tokens).zip(tracker.segments());
+    let token = |((id, (piece, _)), &segment): ((i32, &(&str, bool)), &Segment)| TraceToken {
+        id,
+        piece: piece.as_bytes().to_vec(),
+        segment,
+    };
+    let model = serde_json::Map::new();
+    TraceFile {
+        model,
+        family: Family::Implicit,
+        markers,
+        tokens: labelled.map(token).collect(),
+        steps: tracker.steps(),
+    }
+}
+
+/// The segments of a trace that was tracked by one pair of marks, by others; each as its number.
+fn relabelled(before: Markers, tokens: &[(&str, bool)], after: &Markers) -> Option<Vec<u8>> {
+    let trace = trace_of(before, tokens).relabelled(Family::Custom, after)?;
+    let mut json = Vec::new();
+    trace.write(&mut json).unwrap();
+    assert_eq!(TraceFile::read(&json).unwrap(), trace, "its steps cover it");
+    Some(trace.tokens.iter().map(|token| token.segment as u8).collect())
+}
+
+#[test]
+fn a_trace_can_be_labelled_by_other_marks() {
+    let (none, tags) = (Family::Implicit.markers(), Family::ThinkTags.markers());
+    let notes = tags.clone().with(Some("<note>"), Some("</note>"));
+    let of = |tokens: &[(&str, bool)], after: &Markers| relabelled(none.clone(), tokens, after);
+    let generated = [("Q <note>", false), ("<no", true), ("te>", true), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&generated, &notes).unwrap(), [0, 0, 0, 1, 1, 2], "what a user writes is no mark");
+    let opened = [("Q", false), ("<note>\n", false), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&opened, &notes).unwrap(), [0, 0, 1, 1, 2], "a template opens thinking");
+    let spoken = [("Use <note>!", false), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&spoken, &notes), None);
+    assert_eq!(of(&spoken, &none.clone().with(None, Some("</note>"))).unwrap(), [0, 1, 1, 2]);
+    assert_eq!(of(&spoken, &none).unwrap(), [0, 1, 1, 1]);
+    // Nothing fitted before: all is question.
+    let all = |after: &Markers| relabelled(tags.clone(), &generated, after);
+    assert_eq!(all(&notes).unwrap(), [0, 0, 0, 1, 1, 2]);
+    assert_eq!((all(&tags), all(&none)), (None, None));
+    assert_eq!(of(&[], &notes), None);
+}
+
+#[test]
+fn named_marks_alone_count() {
+    let markers = Family::Implicit.markers();
+    assert!(markers.answers && markers.clone().with(Some("<r>"), None).answers);
+    let named = markers.with(None, Some("END"));
+    assert_eq!((named.answers, named.think_end.as_str(), named.closing().as_str()), (false, "END", "\"END\""));
+    let old: Markers = serde_json::from_str(r#"{"think_start": null, "think_end": "**Final Answer**"}"#).unwrap();
+    assert!(!old.answers, "as it was when the trace was written");
+}
+
+#[test]
+fn a_family_fits_a_vocabulary_or_a_template() {
+    let has = |tokens: &'static [&'static str]| move |text: &str| tokens.contains(&text);
+    assert!(Family::Harmony.fits(has(&["<|channel|>", "<|message|>"]), None));
+    assert!(!Family::Harmony.fits(has(&["<think>", "</think>"]), Some("<think> <|channel|>")));
+    assert!(
+        Family::ThinkTags.fits(has(&["<think>", "</think>"]), None)
+            && Family::ThinkTags.fits(has(&[]), Some("</think>"))
+    );
+    assert!(!Family::ThinkTags.fits(has(&["<think>"]), Some("{{ messages }}")));
+    assert!(Family::Implicit.fits(has(&[]), None) && Family::Custom.fits(has(&[]), None));
+}
+
 /// What matters to the rules.
 const PARTS: &[&str] = &[
     "<think>",

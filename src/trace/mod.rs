@@ -25,6 +25,7 @@ mod family;
 mod file;
 mod lines;
 mod markers;
+mod relabel;
 mod segment;
 mod steps;
 mod tracker;
