@@ -165,7 +165,7 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
     refused(&overlapping, &[], 1, "step 1 holds tokens");
     let outside = write("outside.json", &|trace| trace.steps.last_mut().unwrap().tokens.end += 1);
     refused(&outside, &[], 1, "at most");
-    refused(&good, &["--family", "harmony"], 2, "--family is for conversations");
+    refused(&good, &["--chat-template", "x"], 2, "--chat-template is for conversations");
 }
 
 /// Signed cells with their errors and marks, in order.

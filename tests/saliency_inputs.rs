@@ -13,7 +13,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use program::{run, run_with, stepflow};
 use serde_json::json;
-use stepflow::trace::{Segment, TraceFile};
+use stepflow::llama::{Model, ModelParams};
+use stepflow::trace::{Family, Segment, TraceFile, TraceToken, Tracker};
 
 /// The steps of a run: segment, first token, end, text.
 fn steps(maps: &Path) -> Vec<[String; 4]> {
@@ -81,6 +82,131 @@ fn a_conversation_without_an_answer_is_refused_in_one_line() {
     refuse("[1, 2]", &[], 1, "line 1");
     refuse("", &["--reply", "-"], 2, "--reply");
     refuse("{\"prompt\": \"Hello\", \"reply\": \"x\"}", &["--chat-template", "{% if %}"], 1, "chat template");
+}
+
+/// Measures the attention of a trace or of what stands on stdin.
+fn measure(input: &str, stdin: &[u8], flags: &[&str], out: &Path) -> program::Outcome {
+    let model = stepflow::builtin::path().unwrap();
+    let args = ["saliency", input, "-m", model.to_str().unwrap(), "-t", "1", "--method", "attention"];
+    run_with(stepflow(args.iter().chain(flags).chain(&["-o", out.to_str().unwrap()])), stdin)
+}
+
+#[test]
+fn no_step_begins_inside_a_character() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("maps");
+    let thinking = [
+        "我们先来计算一下鸭子每天下的蛋数。然后再来看一看剩下的蛋一共有多少个！最后我们把它们乘起来就可以了。",
+        "アヒルは毎日卵を産むということです。それから残りの卵を数えてみましょう。ゆっくりと考えるのがよいでしょう。",
+        "किसान हर दिन अंडे बेचता है।फिर वह घर जाता है और सोता है।कल वह फिर आएगा।",
+    ];
+    let reply = format!("<think>{}</think>\n\n答案是四十二。", thinking.concat());
+    let asked = json!({ "prompt": "多少？", "reply": reply }).to_string();
+    let outcome = measure("-", asked.as_bytes(), &[], &out);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let steps = steps(&out);
+    assert!(steps.iter().all(|[.., text]| !text.contains('\u{FFFD}')), "{steps:?}");
+    assert_eq!(steps.iter().filter(|[segment, ..]| segment == "thinking").count(), 9, "{steps:?}");
+}
+
+#[test]
+fn an_ordinary_answer_has_thinking_and_a_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    for (i, answer) in ["So it is $\\boxed{8}$.", "**Answer:** 8", "### Final Answer\n\n8"].into_iter().enumerate() {
+        let out = folder.path().join(i.to_string());
+        let reply = format!("We know two things:\n- Ann has three coins\n- Bob has five coins\n\n{answer}");
+        let asked = json!({ "prompt": "How many?", "reply": reply }).to_string();
+        let outcome = measure("-", asked.as_bytes(), &["--family", "implicit"], &out);
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        assert!(!outcome.stderr.contains("no summary"), "{outcome:?}");
+        let steps = steps(&out);
+        let count = |wanted: &str| steps.iter().filter(|[segment, ..]| segment == wanted).count();
+        assert!(count("thinking") >= 3 && count("summary") == 1, "{steps:?}");
+        assert!(steps.iter().any(|[.., text]| text.trim_start_matches('\'').starts_with("- Bob has")), "{steps:?}");
+    }
+}
+
+/// What `--save-trace` leaves of text, generated or not, by a model that marks nothing.
+fn trace_of_unmarked(text: &[(&str, bool)]) -> TraceFile {
+    let model = Model::load(&stepflow::builtin::path().unwrap(), &ModelParams::default()).unwrap();
+    let (family, markers) = (Family::Implicit, Family::Implicit.markers());
+    let (mut tracker, mut tokens) = (Tracker::new(markers.clone()), Vec::new());
+    for &(text, generated) in text {
+        for token in model.tokenize(text, false, false) {
+            let piece = model.piece(token);
+            let segment = tracker.push(&piece, generated).segment;
+            tokens.push(TraceToken { id: token.0, piece, segment });
+        }
+    }
+    TraceFile { model: serde_json::Map::new(), family, markers, tokens, steps: tracker.steps() }
+}
+
+#[test]
+fn a_trace_is_labelled_by_the_marks_that_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let text = [("Use <note> and </note>. How many?", false), ("<note>Three and five are eight.</note>Eight.", true)];
+    trace_of_unmarked(&text).write(std::fs::File::create(&path).unwrap()).unwrap();
+    let labelled = |flags: &[&str]| {
+        let outcome = measure(path.to_str().unwrap(), b"", flags, &out);
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        (steps(&out).into_iter().map(|[segment, _, _, text]| (segment, text)).collect::<Vec<_>>(), outcome.stderr)
+    };
+    let (plain, stderr) = labelled(&[]);
+    assert!(plain.iter().all(|(segment, _)| segment != "summary") && !stderr.contains("no summary"), "{stderr}");
+    let (marked, stderr) = labelled(&["--think-start", "<note>", "--think-end", "</note>"]);
+    assert_eq!(
+        marked[1..],
+        [("thinking", "Three and five are eight.</note>"), ("summary", "Eight.")].map(|(a, b)| (a.into(), b.into()))
+    );
+    assert!(!stderr.contains("no summary"), "{stderr}");
+    let (end_alone, _) = labelled(&["--think-end", "</note>"]);
+    assert_eq!((end_alone[1].0.as_str(), end_alone.last().unwrap().1.as_str()), ("thinking", "Eight."));
+    let (_, stderr) = labelled(&["--think-start", "<note>", "--think-end", "</notes>"]);
+    assert!(stderr.contains("trace has thinking and no summary: \"</notes>\""), "{stderr}");
+
+    let refused = |flags: &[&str], says: &str| {
+        measure(path.to_str().unwrap(), b"", flags, &folder.path().join("none")).assert_fails(1, says);
+    };
+    refused(&["--think-start", "<r>"], "nothing in it reads `<r>` (family custom)");
+    refused(&["--family", "harmony"], "nothing in it reads `<|channel|>analysis<|message|>` (family harmony)");
+    let asked =
+        json!({ "prompt": "?", "reply": "<|channel|>analysis<|message|>So.<|channel|>final<|message|>8" }).to_string();
+    let outcome = measure("-", asked.as_bytes(), &["--family", "harmony"], &out);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("--family harmony: this model's vocabulary has no <|channel|> and <|message|>"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_verdict_takes_four_steps_and_deeper_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = |thinking: &str, layers: &str| {
+        let out = folder.path().join("maps");
+        let asked = json!({ "prompt": "How many?", "reply": format!("<think>{thinking}</think>8") }).to_string();
+        let outcome = measure("-", asked.as_bytes(), &["--layers", layers], &out);
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+        let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+        (outcome.text(), run["verdict"].clone())
+    };
+    let (three, four) = ("Here is a sentence. ".repeat(3), "Here is a sentence. ".repeat(4));
+    let (text, verdict) = found(&three, "0-11");
+    assert_eq!(
+        text.matches("too short to tell: a verdict takes 4 steps of thinking, and the trace has 3.").count(),
+        2,
+        "{text}"
+    );
+    assert_eq!(
+        (&verdict["shallow_lock_in"]["shown"], verdict["deep_decay"]["reason"].is_string()),
+        (&json!(null), true)
+    );
+    let (text, verdict) = found(&four, "0-11");
+    assert!(text.contains("in the deeper ones ") && verdict["shallow_lock_in"]["shown"].is_boolean(), "{text}");
+    let (text, _) = found(&four, "0-2");
+    assert!(text.starts_with("Shallow Lock-in: cannot be told: fewer than two deeper layers"), "{text}");
+    assert!(text.contains("\nDeep Decay: cannot be told: none of its layers"), "{text}");
 }
 
 #[test]

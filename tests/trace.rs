@@ -196,17 +196,293 @@ fn implicit_thinking_starts_with_generation_in_every_turn() {
     assert_partition(&tracker);
 }
 
-#[test]
-fn a_character_cut_by_tokens_still_ends_a_step() {
-    let stop = "我们先来计算一下鸭子每天下的蛋数。".as_bytes();
-    let (head, tail) = stop.split_at(stop.len() - 1);
+/// The positions at which thinking steps but the first start, of tokens of bytes after `<think>`.
+fn starts(tokens: &[&[u8]]) -> Vec<usize> {
     let mut tracker = Tracker::new(Family::ThinkTags.markers());
     tracker.push(b"<think>", false);
-    tracker.push(head, true);
-    assert_eq!(tracker.push(tail, true).step_start, None);
-    let next = "然".as_bytes();
-    assert_eq!(tracker.push(&next[..1], true).step_start, None, "not yet a character");
-    assert_eq!(tracker.push(&next[1..], true).step_start.map(|start| start.position), Some(4));
+    let started = tokens.iter().filter_map(|token| tracker.push(token, true).step_start);
+    started.map(|start| start.position - 1).collect()
+}
+
+#[test]
+fn a_step_begins_at_the_first_token_of_its_first_character() {
+    let stop = "我们先来计算一下鸭子每天下的蛋数。".as_bytes();
+    for (next, kind) in
+        [("然", "an ideograph"), ("そ", "kana"), ("फ", "Devanagari"), ("한", "Hangul"), ("😀", "an emoji")]
+    {
+        let bytes = next.as_bytes();
+        for cut in 1..bytes.len() {
+            assert_eq!(starts(&[stop, &bytes[..cut], &bytes[cut..], b"x"]), [1], "{kind}, cut after {cut}");
+            let bare = &stop[..stop.len() - 1];
+            assert_eq!(starts(&[bare, &stop[bare.len()..], &bytes[..cut], &bytes[cut..]]), [2], "{kind}, {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_cut_closing_mark_belongs_to_the_sentence_it_closes() {
+    let stop = "我们先来计算一下鸭子每天下的蛋数。".as_bytes();
+    for mark in ["」", "）", "！", "”", "》", "？"] {
+        let bytes = mark.as_bytes();
+        assert_eq!(starts(&[stop, &bytes[..2], &bytes[2..], "然".as_bytes()]), [3], "{mark}");
+    }
+    // An opening mark begins as closing ones do: the step begins after it, and not inside.
+    let bytes = "《".as_bytes();
+    assert_eq!(starts(&[stop, &bytes[..2], &bytes[2..], "然".as_bytes()]), [3]);
+    assert_eq!(starts(&[stop, &bytes[..2], &[bytes[2], 0xE7], &[0x84, 0xB6], b"x"]), [4]);
+}
+
+#[test]
+fn no_step_begins_inside_a_character() {
+    // Of a blank line and of a marker, after which the same token begins a character.
+    let pieces: [&[u8]; 5] =
+        [b"The first of all is here\n\n\xE7", &[0x84, 0xB6], b"x</think>\xE7", &[0x84, 0xB6], b"y"];
+    assert_eq!(starts(&pieces), [2]);
+    let mut tracker = Tracker::new(Family::ThinkTags.markers());
+    tracker.push(b"<think>", false);
+    pieces.iter().for_each(|piece| {
+        tracker.push(piece, true);
+    });
+    let steps: Vec<_> = tracker.steps().into_iter().map(|step| step.tokens).collect();
+    assert_eq!(steps, [0..1, 1..3, 3..5, 5..6]);
+}
+
+/// The rows of the tables of a page: the section, and the example that a row has.
+fn examples(page: &str) -> Vec<(&str, String)> {
+    let (mut section, mut found) = ("", Vec::new());
+    for line in page.lines() {
+        section = line.strip_prefix("## ").unwrap_or(section);
+        let example =
+            line.strip_prefix('|').and_then(|row| row.strip_suffix("` |")).and_then(|row| row.rsplit_once("| `"));
+        found.extend(example.map(|(_, text)| (section, text.replace("\\|", "|").replace('⏎', "\n"))));
+    }
+    found
+}
+
+/// A text with a bar wherever a step of thinking or summary begins, or the summary of a model that marks nothing.
+fn marked(section: &str, text: &str) -> String {
+    let (markers, before) = match section {
+        "Thinking" => (Family::ThinkTags.markers(), "<think>"),
+        "Summary" => (Family::ThinkTags.markers(), "<think></think>"),
+        _ => (Family::Implicit.markers(), "Q"),
+    };
+    let mut tracker = Tracker::new(markers);
+    tracker.push(before.as_bytes(), false);
+    let mut buffer = [0; 4];
+    let chars: Vec<char> = text.chars().collect();
+    let mut bars: Vec<usize> = Vec::new();
+    for c in &chars {
+        let tracked = tracker.push(c.encode_utf8(&mut buffer).as_bytes(), true);
+        bars.extend(tracked.step_start.filter(|_| section == "Thinking").map(|start| start.position));
+    }
+    let summary =
+        tracker.steps().into_iter().filter(|step| step.segment == Segment::Summary).map(|step| step.tokens.start);
+    match section {
+        "Thinking" => {}
+        "Summary" => bars.extend(summary.skip(1)),
+        _ => bars.extend(tracker.segments().iter().position(|&segment| segment == Segment::Summary)),
+    }
+    let bar = |position: usize| if bars.contains(&position) { "¦" } else { "" };
+    chars.iter().enumerate().map(|(i, c)| format!("{}{c}", bar(i + 1))).collect()
+}
+
+#[test]
+fn the_page_of_rules_says_what_is_done() {
+    let page = include_str!("../docs/steps.md");
+    let examples = examples(page);
+    let n = |name: &str| examples.iter().filter(|(section, _)| *section == name).count();
+    assert!(n("Thinking") > 30 && n("Summary") == 1 && n("Answers of models that mark nothing") > 8);
+    for (section, example) in examples {
+        assert_eq!(marked(section, &example.replace('¦', "")), example, "{section}");
+    }
+}
+
+#[test]
+fn sentence_ends_of_many_scripts() {
+    for example in [
+        "धर्मक्षेत्रे कुरुक्षेत्रे समवेता॥¦ अब",
+        "किसान हर दिन अंडे बेचता है॥१॥¦ अब",
+        "পৃথিবীতে অনেক হাঁস আছে।¦ তারপর",
+        "كم بيضة يبيع الفلاح كل يوم؟»¦ نحسب",
+        "ገበሬው ስንት እንቁላል በየቀኑ ይሸጣል፧¦ አሁን",
+        "កសិករលក់ស៊ុតជារៀងរាល់ថ្ងៃ។¦ឥឡូវ",
+        "ܐܢܐ ܐܙܠ ܐܢܐ ܠܒܝܬܐ܀¦ ܗܫܐ",
+        "ꦥꦿꦱꦧꦼꦤ꧀ꦢꦶꦤꦥꦼꦠꦤꦶ꧉¦ ꦱꦏꦶ",
+        "Και πόσο κάνει τότε το 5 + 3;¦ Ας",
+        "Και πόσο κάνει τότε το x;»¦ Ας",
+        "Πόσα αυγά πουλάει ο αγρότης\u{37E}¦ Ας",
+        "What on earth can that be‽¦ We",
+        "Can this be true at all⁉¦ We",
+        "Let me think about all of this……¦ So",
+        "Фермер продаёт яйца на рынке…¦ Затем",
+        "農家は毎日卵を十六個売るのである｡¦次に",
+        "彼は毎日卵を売るのだと言ったのです？！¦次に",
+        "彼は毎日卵を売るのだと言ったのです！?¦次に",
+        "値は約3．14であると考えてよいだろう．¦次",
+        "値は約３．１４と考えるのがよいだろうか．¦第2に",
+        "彼は『毎日卵を必ず売るのだ｡』｣¦次に",
+        "پی۔ایچ۔ڈی کی ڈگری حاصل کی۔¦ پھر",
+        "let alpha be x; then beta is y; so",
+    ] {
+        assert_eq!(marked("Thinking", &example.replace('¦', "")), example);
+    }
+}
+
+#[test]
+fn items_of_many_kinds_of_lists() {
+    for (one, two) in [
+        ("-", "-"),
+        ("*", "*"),
+        ("+", "+"),
+        ("•", "•"),
+        ("◦", "◦"),
+        ("–", "–"),
+        ("—", "—"),
+        ("▪", "▪"),
+        ("1.", "2."),
+        ("1)", "2)"),
+        ("(1)", "(2)"),
+        ("**1.**", "**2.**"),
+        ("**1)**", "**2)**"),
+        ("a)", "b)"),
+        ("(a)", "(b)"),
+        ("A.", "B."),
+        ("①", "②"),
+        ("1、", "2、"),
+        ("一、", "二、"),
+        ("（1）", "（2）"),
+        ("１．", "２．"),
+        ("१.", "२."),
+        ("١.", "٢."),
+        ("10.", "11."),
+        ("- [ ]", "- [x]"),
+    ] {
+        let list = format!("{one} the farm has ducks\n¦{two} each duck lays eggs\n¦So it goes on\nand on");
+        assert_eq!(marked("Thinking", &list.replace('¦', "")), list);
+        let known = format!("We know this of it:\n¦{list}");
+        if !one.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            assert_eq!(marked("Thinking", &known.replace('¦', "")), known);
+        }
+    }
+    let short = "We know this of it:\n¦- one\n- two\n- three of them all\n¦- four";
+    assert_eq!(marked("Thinking", &short.replace('¦', "")), short);
+}
+
+#[test]
+fn answers_of_models_that_mark_nothing() {
+    for example in [
+        "Answer:¦ 8",
+        "It is 3 plus 5.\n\n**Final Answer**¦: 8",
+        "It is 3 plus 5.\n\n**The answer:¦** 8",
+        "It is 3 plus 5.\n- **Answer:¦** 8",
+        "It is 3 plus 5.\nAnswer :¦ 8",
+        "It is 3 plus 5.\nAnswer：¦8",
+        "我们得到三加五。Answer:¦ 8",
+        "It is 3 plus 5. Hence the final answer is¦: 8",
+        "It is 3 plus 5.\nThe **final answer** is¦ 8",
+        "It is 3 plus 5.\n\\[\n\\boxed{¦8}\n\\]\nAnswer: 8",
+        "It is 3 plus 5.\n#### Answer:¦ 8",
+        "It is 3 plus 5.\nOur final answer:¦ 8",
+        "A final answer is what we seek. It is so",
+        "The answer\nis not known yet: it",
+        "The box is \\boxed and then {8}",
+    ] {
+        assert_eq!(marked("Answers", &example.replace('¦', "")), example);
+    }
+    let segments =
+        |pieces: &[&str]| tracker_of(Family::Implicit.markers(), pieces.iter().map(|&p| (p, true))).segments().to_vec();
+    assert_eq!(segments(&["Put", " it", " in", " \\", "boxed", "{}", ". So"]), [Segment::Thinking; 7]);
+    assert_eq!(segments(&["So", " the", " final", " answer", " isn", "'t", " 8"])[6], Segment::Thinking);
+    assert_eq!(segments(&["The", " final", " answer", " is", " ", "8"])[4..], [Segment::Summary; 2]);
+    let tags = tracker_of(Family::ThinkTags.markers(), [("<think>", false), ("Answer: \\boxed{8}", true), ("x", true)]);
+    assert_eq!(tags.segments()[2], Segment::Thinking, "where thinking is marked, nothing else closes it");
+}
+
+#[test]
+fn the_opening_of_an_answer_is_no_step_of_its_own() {
+    let pieces = ["Q", "It is surely three plus five.", "\n\n", "\\[\n", "\\boxed{", "8}", "\n\\]"];
+    let tracker = tracker_of(Family::Implicit.markers(), pieces.iter().map(|&p| (p, p != "Q")));
+    assert_eq!(
+        step_texts(&tracker, &pieces),
+        ["question: Q", "thinking: It is surely three plus five.\n\n\\[\n\\boxed{", "summary: 8}\n\\]"]
+    );
+    let pieces = ["Q", "It is surely three plus five.", "\n", "**", "Answer", ":", "**", " 8"];
+    let tracker = tracker_of(Family::Implicit.markers(), pieces.iter().map(|&p| (p, p != "Q")));
+    assert_eq!(
+        step_texts(&tracker, &pieces),
+        ["question: Q", "thinking: It is surely three plus five.\n**Answer:", "summary: ** 8"]
+    );
+}
+
+/// A trace of `(piece, generated)` pairs by these markers.
+fn trace_of(markers: Markers, tokens: &[(&str, bool)]) -> TraceFile {
+    let tracker = tracker_of(markers.clone(), tokens.iter().copied());
+    let labelled = (0..).zip(tokens).zip(tracker.segments());
+    let token = |((id, (piece, _)), &segment): ((i32, &(&str, bool)), &Segment)| TraceToken {
+        id,
+        piece: piece.as_bytes().to_vec(),
+        segment,
+    };
+    let model = serde_json::Map::new();
+    TraceFile {
+        model,
+        family: Family::Implicit,
+        markers,
+        tokens: labelled.map(token).collect(),
+        steps: tracker.steps(),
+    }
+}
+
+/// The segments of a trace that was tracked by one pair of marks, by others; each as its number.
+fn relabelled(before: Markers, tokens: &[(&str, bool)], after: &Markers) -> Option<Vec<u8>> {
+    let trace = trace_of(before, tokens).relabelled(Family::Custom, after)?;
+    let mut json = Vec::new();
+    trace.write(&mut json).unwrap();
+    assert_eq!(TraceFile::read(&json).unwrap(), trace, "its steps cover it");
+    Some(trace.tokens.iter().map(|token| token.segment as u8).collect())
+}
+
+#[test]
+fn a_trace_can_be_labelled_by_other_marks() {
+    let (none, tags) = (Family::Implicit.markers(), Family::ThinkTags.markers());
+    let notes = tags.clone().with(Some("<note>"), Some("</note>"));
+    let of = |tokens: &[(&str, bool)], after: &Markers| relabelled(none.clone(), tokens, after);
+    let generated = [("Q <note>", false), ("<no", true), ("te>", true), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&generated, &notes).unwrap(), [0, 0, 0, 1, 1, 2], "what a user writes is no mark");
+    let opened = [("Q", false), ("<note>\n", false), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&opened, &notes).unwrap(), [0, 0, 1, 1, 2], "a template opens thinking");
+    let spoken = [("Use <note>!", false), ("So.", true), ("</note>", true), ("4", true)];
+    assert_eq!(of(&spoken, &notes), None);
+    assert_eq!(of(&spoken, &none.clone().with(None, Some("</note>"))).unwrap(), [0, 1, 1, 2]);
+    assert_eq!(of(&spoken, &none).unwrap(), [0, 1, 1, 1]);
+    // Nothing fitted before: all is question.
+    let all = |after: &Markers| relabelled(tags.clone(), &generated, after);
+    assert_eq!(all(&notes).unwrap(), [0, 0, 0, 1, 1, 2]);
+    assert_eq!((all(&tags), all(&none)), (None, None));
+    assert_eq!(of(&[], &notes), None);
+}
+
+#[test]
+fn named_marks_alone_count() {
+    let markers = Family::Implicit.markers();
+    assert!(markers.answers && markers.clone().with(Some("<r>"), None).answers);
+    let named = markers.with(None, Some("END"));
+    assert_eq!((named.answers, named.think_end.as_str(), named.closing().as_str()), (false, "END", "\"END\""));
+    let old: Markers = serde_json::from_str(r#"{"think_start": null, "think_end": "**Final Answer**"}"#).unwrap();
+    assert!(!old.answers, "as it was when the trace was written");
+}
+
+#[test]
+fn a_family_fits_a_vocabulary_or_a_template() {
+    let has = |tokens: &'static [&'static str]| move |text: &str| tokens.contains(&text);
+    assert!(Family::Harmony.fits(has(&["<|channel|>", "<|message|>"]), None));
+    assert!(!Family::Harmony.fits(has(&["<think>", "</think>"]), Some("<think> <|channel|>")));
+    assert!(
+        Family::ThinkTags.fits(has(&["<think>", "</think>"]), None)
+            && Family::ThinkTags.fits(has(&[]), Some("</think>"))
+    );
+    assert!(!Family::ThinkTags.fits(has(&["<think>"]), Some("{{ messages }}")));
+    assert!(Family::Implicit.fits(has(&[]), None) && Family::Custom.fits(has(&[]), None));
 }
 
 /// What matters to the rules.
@@ -237,6 +513,12 @@ const PARTS: &[&str] = &[
     "**",
     "```",
     "<",
+    "- ",
+    "  * ",
+    "2) ",
+    ":\n",
+    "Answer:",
+    "\\boxed{",
 ];
 
 fn text() -> impl Strategy<Value = String> {
@@ -278,20 +560,25 @@ proptest! {
     #[test]
     fn boundaries_do_not_depend_on_the_split((text, places) in split_text()) {
         let text = format!("Q<think>{text}");
-        // Whole characters: inside of one, a step may start at any token that holds its end.
-        let places: Vec<usize> = places.into_iter().filter(|&place| text.is_char_boundary(place)).collect();
+        // Anywhere but inside of a mark that begins like others, or behind the first marker: it would hide the first step.
+        let inside = |place: usize| (1..3).any(|n| place >= n && text[..].get(place - n..).is_some_and(|t| t.starts_with('。')));
+        let mut places: Vec<usize> = places.into_iter().filter(|&place| !inside(place)).collect();
+        places.push("Q<think>".len());
         let coarse = split(text.as_bytes(), &places);
         let every: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
         let (fine_starts, fine_changes) = boundaries(&split(text.as_bytes(), &every));
         let (starts, changes) = boundaries(&coarse);
 
-        let token_at_or_after = |byte: usize| {
-            let mut offsets = coarse.iter().scan(0, |offset, piece| Some(std::mem::replace(offset, *offset + piece.len())));
-            offsets.find(|&offset| offset >= byte)
+        let offsets = || coarse.iter().scan(0, |offset, piece| Some((std::mem::replace(offset, *offset + piece.len()), *offset)));
+        let token_at_or_after = |byte: usize| offsets().map(|(start, _)| start).find(|&start| start >= byte);
+        let indentation = |start: usize, byte: usize| text[start..byte].bytes().all(|byte| byte == b' ');
+        let token_of_step = |byte: usize| {
+            let begins = |&(start, end): &(usize, usize)| start >= byte || end > byte && indentation(start, byte);
+            offsets().filter(|&(start, _)| text.is_char_boundary(start)).find(begins).map(|(start, _)| start)
         };
         let end_of_first = |segment| changes.iter().find(|change| change.1 > segment).map_or(text.len(), |change| change.0);
         let first = changes.iter().find(|change| change.1 == Segment::Thinking).map_or(text.len(), |change| change.0);
-        let mut expected: Vec<usize> = fine_starts.into_iter().filter_map(token_at_or_after).collect();
+        let mut expected: Vec<usize> = fine_starts.into_iter().filter_map(token_of_step).collect();
         expected.dedup();
         // A step that begins with the first thinking token is the first; one that begins after the last is none.
         expected.retain(|&byte| byte > first && byte < end_of_first(Segment::Thinking));
@@ -310,6 +597,11 @@ proptest! {
         for (position, piece) in split(text.as_bytes(), &places).into_iter().enumerate() {
             tracker.push(piece, position >= prompt);
             assert_partition(&tracker);
+        }
+        let pieces = split(text.as_bytes(), &places);
+        for step in tracker.steps() {
+            let offset: usize = pieces[..step.tokens.start].iter().map(|piece| piece.len()).sum();
+            prop_assert!(text.is_char_boundary(offset), "a step begins inside a character, at byte {offset}");
         }
     }
 

@@ -189,7 +189,7 @@ impl Facts {
             ("vocabulary", format!("{} tokens", model.vocabulary)),
             ("family", format!("{} (from: {})", thinking.family, thinking.family_from)),
             ("thinking opens", marker(&thinking.markers.think_start)),
-            ("thinking closes", quoted(&thinking.markers.think_end)),
+            ("thinking closes", thinking.markers.closing()),
             ("chat template", model.chat_template.as_ref().map_or("none".to_owned(), |text| template(text))),
             ("sampling", list(model.sampling.iter().map(|(name, value)| format!("{name} {value}")))),
             ("StepFlow", works),

@@ -134,7 +134,7 @@ impl<'a, W: Write> Printer<'a, W> {
 
     /// Whether a token is one of the markers of think-tags; those of an implicit family are part of the text.
     fn is_marker(&self, piece: &[u8]) -> bool {
-        let Markers { think_start, think_end } = &self.style.markers;
+        let Markers { think_start, think_end, .. } = &self.style.markers;
         let is = |marker: &str| !marker.is_empty() && piece.trim_ascii() == marker.as_bytes();
         self.style.family != Family::Implicit && (is(think_end) || think_start.as_deref().is_some_and(is))
     }

@@ -4,10 +4,11 @@ use std::io::IsTerminal;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stepflow::engine::{Control, Event, Session, Summary};
+use stepflow::llama::Model;
 use stepflow::stepflow::{Kernels, Stats};
 use stepflow::trace::{Family, Markers};
 
-use super::args::ConversationArgs;
+use super::args::{ConversationArgs, FamilyArgs};
 use super::{output, saliency};
 
 /// The first lines of a chat.
@@ -91,6 +92,18 @@ pub fn warn_if_never_engaged(stepflow: Option<&Control>, markers: &Markers) {
         say!(
             "stepflow: StepFlow never engaged: thinking opens with {start:?}, and none came or too little to work on; \
              see --family and --think-start"
+        );
+    }
+}
+
+/// A user who names a family learns when the model's vocabulary is not made for it.
+pub fn warn_if_family_does_not_fit(args: &FamilyArgs, model: &Model) {
+    let Some(family) = args.family.filter(|_| args.think_start.is_none() && args.think_end.is_none()) else { return };
+    if !family.fits(|text| model.token_of(text).is_some(), model.chat_template()) {
+        let tokens = family.tokens().join(" and ");
+        say!(
+            "stepflow: --family {family}: this model's vocabulary has no {tokens}; thinking is found only where it writes \
+             them as text"
         );
     }
 }

@@ -32,7 +32,7 @@ pub struct Job {
 pub struct Generated {
     /// What was generated, the end token left out.
     pub text: Vec<u8>,
-    /// What of it is summary; the whole text where no thinking was closed.
+    /// What of it is summary; the whole text where no thinking was closed, or nothing marks it.
     pub summary: Vec<u8>,
     /// Why it ended.
     pub finish: Finish,
@@ -220,7 +220,8 @@ impl Parallel {
         if let Some(control) = &self.control {
             slot.generated.stats = control.take_stats(sequence);
         }
-        if slot.generated.n_generated[Segment::Summary as usize] == 0 {
+        // What opens an answer is part of it.
+        if slot.generated.n_generated[Segment::Summary as usize] == 0 || self.markers.answers {
             slot.generated.summary.clone_from(&slot.generated.text);
         }
         done(slot.id, slot.generated)?;

@@ -405,10 +405,9 @@ pub(super) fn row(token: Token, position: usize, tracked: &Tracked, logits: bool
 /// The family, whether it was given or found in the model rather than assumed, and the markers.
 pub fn markers_of(model: &Model, params: &SessionParams) -> (Family, bool, Markers) {
     if params.think_start.is_some() || params.think_end.is_some() {
-        let base = params.family.unwrap_or(Family::Custom).markers();
-        let think_start = params.think_start.clone().or(base.think_start);
-        let think_end = params.think_end.clone().unwrap_or(base.think_end);
-        return (params.family.unwrap_or(Family::Custom), true, Markers { think_start, think_end });
+        let family = params.family.unwrap_or(Family::Custom);
+        let markers = family.markers().with(params.think_start.as_deref(), params.think_end.as_deref());
+        return (family, true, markers);
     }
     let detect = || Family::detect(|text| model.token_of(text).is_some(), model.chat_template());
     match params.family.or_else(detect) {

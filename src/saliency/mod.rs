@@ -22,7 +22,7 @@ pub use gradient::{free_memory, gradient, gradient_memory, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 pub use probe::{Estimator, Probe};
-pub use verdict::{Pattern, Verdict};
+pub use verdict::{MIN_THINKING_STEPS, Pattern, Spread, Untold, Verdict};
 
 /// What a map's numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

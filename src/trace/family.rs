@@ -14,7 +14,7 @@ pub enum Family {
     ThinkTags,
     /// `<|channel|>analysis<|message|>` ... `<|channel|>final<|message|>`: GPT-OSS.
     Harmony,
-    /// Unmarked: thinking starts with the first generated token and ends at a text such as `**Final Answer**`.
+    /// Unmarked: thinking starts with the first generated token and ends at `**Final Answer**` or at an answer.
     Implicit,
     /// Markers given by the user.
     Custom,
@@ -26,13 +26,26 @@ impl Family {
     /// Tells the family from the vocabulary (`has_token`: is there a token with exactly this text) and the chat
     /// template. The vocabulary goes first, for a template may mention tags only to strip them. `None` if nothing fits.
     pub fn detect(has_token: impl Fn(&str) -> bool, chat_template: Option<&str>) -> Option<Family> {
+        let has_all = |family: Family| family.tokens().iter().all(|&token| has_token(token));
+        [Family::ThinkTags, Family::Harmony]
+            .into_iter()
+            .find(|&family| has_all(family))
+            .or_else(|| Family::ThinkTags.fits(has_token, chat_template).then_some(Family::ThinkTags))
+    }
+
+    /// Whether a model can be of the family: its vocabulary has the family's tokens, or its chat template writes tags.
+    pub fn fits(self, has_token: impl Fn(&str) -> bool, chat_template: Option<&str>) -> bool {
         let mentions_tags = |template: &str| template.contains("<think>") || template.contains("</think>");
-        if has_token("<think>") && has_token("</think>") {
-            Some(Family::ThinkTags)
-        } else if has_token("<|channel|>") && has_token("<|message|>") {
-            Some(Family::Harmony)
-        } else {
-            chat_template.is_some_and(mentions_tags).then_some(Family::ThinkTags)
+        self.tokens().iter().all(|&token| has_token(token))
+            || self == Family::ThinkTags && chat_template.is_some_and(mentions_tags)
+    }
+
+    /// The tokens that its markers are made of, where a vocabulary made for it has them.
+    pub fn tokens(self) -> &'static [&'static str] {
+        match self {
+            Family::ThinkTags => &["<think>", "</think>"],
+            Family::Harmony => &["<|channel|>", "<|message|>"],
+            Family::Implicit | Family::Custom => &[],
         }
     }
 
@@ -43,7 +56,7 @@ impl Family {
             Family::Harmony => (Some("<|channel|>analysis<|message|>"), "<|channel|>final<|message|>"),
             Family::Implicit => (None, "**Final Answer**"),
         };
-        Markers { think_start: start.map(str::to_owned), think_end: end.to_owned() }
+        Markers { think_start: start.map(str::to_owned), think_end: end.to_owned(), answers: self == Family::Implicit }
     }
 
     fn name(self) -> &'static str {

@@ -10,6 +10,25 @@ pub struct Markers {
     pub think_start: Option<String>,
     /// Closes thinking and opens the summary.
     pub think_end: String,
+    /// Whether an answer does so as well: the first `\boxed{`, or a sentence that begins as `Answer:` does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answers: bool,
+}
+
+impl Markers {
+    /// These, with the given ones in place of their own. Whoever names what closes thinking means that alone.
+    pub fn with(self, think_start: Option<&str>, think_end: Option<&str>) -> Markers {
+        Markers {
+            think_start: think_start.map(str::to_owned).or(self.think_start),
+            answers: self.answers && think_end.is_none(),
+            think_end: think_end.map_or(self.think_end, str::to_owned),
+        }
+    }
+
+    /// What closes thinking, in words.
+    pub fn closing(&self) -> String {
+        format!("{:?}{}", self.think_end, if self.answers { " or the opening of an answer" } else { "" })
+    }
 }
 
 /// Finds one text in a stream of bytes, in constant amortised time a byte (Knuth, Morris, Pratt).

@@ -1,20 +1,13 @@
-//! Where a step of text ends: sentences in thinking, paragraphs in a summary.
-//!
-//! A thinking step ends before the white space that follows a sentence end, or after a blank line, once it has at least
-//! [`MIN_CHARS`] characters, a letter, and is not only table rows; else it merges with what follows. A sentence end is
-//! `.`, `!` or `?` with any closing quotes, brackets or Markdown emphasis. Three things beyond that:
-//!
-//! - `<` counts as the white space: tags and control tokens (`</think>`, `<|end|>`) are no part of a sentence, and a
-//!   reasoning model often sets them straight after it.
-//! - The full-width 。！？ need no white space after them, for their scripts set none.
-//! - These full stops end nothing: one of several (`...`), one after a dotted abbreviation (`e.g.`), one after the
-//!   number that opens a list item (`1.`), and any in a table row.
+//! Where a step of text ends: sentences and list items in thinking, paragraphs in a summary. The rules, with an example
+//! each, are a table in `docs/steps.md`, to which `tests/trace.rs` holds them.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::Segment;
+use super::ends::{Ending, begins_letter, is_closer, is_digit};
+use super::lines::{Line, Lines};
 
 /// The fewest characters of a thinking step, white space around it not counted.
 const MIN_CHARS: usize = 15;
@@ -56,67 +49,10 @@ pub(super) enum Cut {
     After,
 }
 
-/// What the current line is, as far as it has been read.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Line {
-    #[default]
-    Blank,
-    /// Digits: perhaps the number of a list item.
-    Number,
-    /// A bar: perhaps a table row, perhaps an absolute value.
-    Bar,
-    Table,
-    Text,
-}
-
-impl Line {
-    fn after(self, c: char) -> Line {
-        match (self, c) {
-            (_, '\n') => Line::Blank,
-            (Line::Blank, c) if c.is_whitespace() => Line::Blank,
-            (Line::Blank | Line::Number, '0'..='9') => Line::Number,
-            (Line::Blank, '|') => Line::Bar,
-            (Line::Bar, c) if c.is_whitespace() || c == '-' || c == ':' => Line::Table,
-            (Line::Table, _) => Line::Table,
-            _ => Line::Text,
-        }
-    }
-}
-
-/// What has been seen of a sentence end.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Ending {
-    #[default]
-    None,
-    /// Ends the sentence if white space or a tag follows.
-    Narrow,
-    /// Full-width: ends the sentence whatever follows.
-    Wide,
-}
-
-impl Ending {
-    fn ends_before(self, c: char) -> bool {
-        match self {
-            Ending::None => false,
-            Ending::Narrow => c.is_whitespace() || c == '<',
-            Ending::Wide => !is_closer(c) && !is_wide_end(c),
-        }
-    }
-}
-
-fn is_wide_end(c: char) -> bool {
-    matches!(c, '。' | '｡' | '！' | '？')
-}
-
-fn is_closer(c: char) -> bool {
-    matches!(c, ')' | ']' | '}' | '"' | '\'' | '*' | '_' | '`')
-        || matches!(c, '”' | '’' | '»' | '）' | '】' | '」' | '』' | '》' | '〉')
-}
-
 /// Cuts thinking into steps, character by character.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sentences {
-    line: Line,
+    lines: Lines,
     ending: Ending,
     /// The last character and the one before it.
     last: [char; 2],
@@ -126,16 +62,16 @@ pub(super) struct Sentences {
 impl Sentences {
     /// Takes the next character and says whether it shows that a step has ended.
     pub(super) fn push(&mut self, c: char) -> Option<Cut> {
-        let sentence_ended = self.ending.ends_before(c) && self.text.is_step();
-        let line_was = self.line;
-        self.line = line_was.after(c);
+        let step_ended = self.step_ends_before(c);
+        let line_was = self.lines.current();
+        self.lines.push(c);
         self.ending = self.ending_after(c, line_was);
         self.last = [c, self.last[0]];
-        if sentence_ended {
+        if step_ended {
             self.text = StepText::default();
         }
-        self.text.push(c, self.line);
-        if sentence_ended {
+        self.text.push(c, self.lines.current());
+        if step_ended {
             return Some(Cut::Before);
         }
         let blank_line = c == '\n' && line_was == Line::Blank;
@@ -145,24 +81,59 @@ impl Sentences {
         })
     }
 
-    /// Whether the step so far is nothing but markup that closes thinking: control tokens, or an end marker of
-    /// `marker_chars` characters that has just been completed.
-    pub(super) fn is_closing(&self, marker_chars: usize) -> bool {
-        self.text.is_control() || self.text.chars <= marker_chars
+    /// Takes the first bytes of a character, of which a token has no more, and says whether they show that a step has ended.
+    pub(super) fn push_beginning(&mut self, bytes: &[u8]) -> bool {
+        let step_ended = self.step_ends_before('a') && begins_letter(bytes);
+        if step_ended {
+            self.ending = Ending::None;
+            self.text = StepText::default();
+        }
+        step_ended
+    }
+
+    /// Whether a sentence has ended before `c`, be it long enough for a step or not.
+    pub(super) fn sentence_ends_before(&self, c: char) -> bool {
+        self.ending.ends_before(c)
+    }
+
+    /// Whether the step so far is nothing but markup that closes thinking: control tokens, or `marker`, which has just been
+    /// completed.
+    pub(super) fn is_closing(&self, marker: Completed) -> bool {
+        self.text.is_control()
+            || match marker {
+                Completed::Marker { chars } => self.text.chars <= chars,
+                Completed::Answer { letters } => self.text.letters <= letters,
+            }
+    }
+
+    fn step_ends_before(&self, c: char) -> bool {
+        self.text.is_step() && (self.sentence_ends_before(c) || self.lines.starts_before(c))
     }
 
     fn ending_after(&self, c: char, line: Line) -> Ending {
         let [last, before] = self.last;
-        let abbreviation = last.is_alphabetic() && before == '.';
+        let is_point = |c| matches!(c, '.' | '．');
+        let abbreviation = last.is_alphabetic() && is_point(before);
         match c {
             _ if line == Line::Table => Ending::None,
-            '.' if last == '.' || abbreviation || line == Line::Number => Ending::None,
-            '.' | '!' | '?' | '．' => Ending::Narrow,
-            c if is_wide_end(c) => Ending::Wide,
-            c if is_closer(c) => self.ending,
-            _ => Ending::None,
+            '.' | '．' if last == c || abbreviation || line == Line::Number => Ending::None,
+            '．' if is_digit(last) => Ending::Point,
+            '…' if last == c => self.ending,
+            '…' if !last.is_alphanumeric() && !is_closer(last) && self.ending == Ending::None => Ending::None,
+            ';' if self.text.is_greek() => Ending::Narrow,
+            c if is_closer(c) || self.ending == Ending::Wide && Ending::of(c) != Ending::None => self.ending,
+            c => Ending::of(c),
         }
     }
+}
+
+/// What has closed thinking.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Completed {
+    /// An end marker of so many characters.
+    Marker { chars: usize },
+    /// The opening of an answer, of so many letters.
+    Answer { letters: usize },
 }
 
 /// What counts of the text of one thinking step.
@@ -172,8 +143,10 @@ struct StepText {
     chars: usize,
     /// White space since then.
     gap: usize,
-    /// A letter outside of tables.
-    letter: bool,
+    /// Letters outside of tables.
+    letters: usize,
+    /// Greek ones among them.
+    greek: usize,
     /// The first two characters.
     head: [char; 2],
 }
@@ -185,14 +158,22 @@ impl StepText {
             return;
         }
         self.chars += 1 + std::mem::take(&mut self.gap);
-        self.letter |= c.is_alphabetic() && line != Line::Table;
+        if c.is_alphabetic() && line != Line::Table {
+            self.letters += 1;
+            self.greek += usize::from(matches!(c, '\u{370}'..='\u{3FF}' | '\u{1F00}'..='\u{1FFF}'));
+        }
         if let Some(head) = self.head.get_mut(self.chars - 1) {
             *head = c;
         }
     }
 
     fn is_step(&self) -> bool {
-        self.chars >= MIN_CHARS && self.letter
+        self.chars >= MIN_CHARS && self.letters > 0
+    }
+
+    /// Greek, in which `;` is the question mark, rather than a text with Greek letters as symbols.
+    fn is_greek(&self) -> bool {
+        2 * self.greek > self.letters
     }
 
     fn is_control(&self) -> bool {
@@ -252,12 +233,19 @@ mod tests {
             "So pi is about 3.14 or so",
             "Well, let me see... what next",
             "Take a small one, e.g. seven",
-            "These are the points:\n1. one\n12. twelve",
+            "These are the points\n12. twelve of them",
             "The rows of it are:\n| a thing. | b |",
             "See example.com/a.b for it",
         ] {
             assert_eq!(cut(text), text);
         }
+    }
+
+    #[test]
+    fn items_start_steps_in_a_list_and_after_a_colon() {
+        assert_eq!(cut("These are the points:\n1. one\n12. twelve"), "These are the points:\n¦1. one\n12. twelve");
+        assert_eq!(cut("- The farm has ducks\n- They lay eggs"), "- The farm has ducks\n¦- They lay eggs");
+        assert_eq!(cut("Let it be equal to\n-3x + 5\n12 less y"), "Let it be equal to\n-3x + 5\n12 less y");
     }
 
     #[test]

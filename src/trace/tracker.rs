@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::{
     Markers, Segment, Step,
+    answer::Answers,
     markers::Matcher,
-    steps::{Cut, Paragraphs, Sentences},
+    steps::{Completed, Cut, Paragraphs, Sentences},
     utf8::Utf8,
 };
 
@@ -169,11 +170,12 @@ struct Turn {
     think_start: Option<Matcher>,
     think_end: Matcher,
     think_end_chars: usize,
+    answers: Option<Answers>,
     segment: Segment,
     utf8: Utf8,
     sentences: Sentences,
     paragraphs: Paragraphs,
-    /// A step ended inside the token before: the next token begins one.
+    /// A step ended inside an earlier token: the next token that begins with a character begins one.
     due: bool,
     steps: Vec<Begun>,
 }
@@ -184,6 +186,7 @@ impl Turn {
             think_start: markers.think_start.as_deref().map(Matcher::new),
             think_end: Matcher::new(&markers.think_end),
             think_end_chars: markers.think_end.chars().count(),
+            answers: markers.answers.then(Answers::new),
             segment: Segment::Question,
             utf8: Utf8::default(),
             sentences: Sentences::default(),
@@ -198,20 +201,20 @@ impl Turn {
             self.segment = Segment::Thinking;
         }
         let segment = self.segment;
-        let begins = std::mem::take(&mut self.due) || self.is_first_of_segment(generated);
+        let begins = !self.utf8.goes_on(piece) && (self.due || self.is_first_of_segment(generated));
+        self.due &= !begins;
         let mut step_start = if begins { self.begin(position) } else { None };
         for (index, &byte) in piece.iter().enumerate() {
-            match self.read(byte, generated) {
-                // Of two steps that end before this token, the second has no token of its own.
-                Some((Cut::Before, length)) if index < length && begins => {}
-                // A character that an earlier token began can start a step no earlier than here.
-                Some((Cut::Before, length)) if index < length => step_start = self.begin(position),
-                Some(_) => self.due = true,
-                None => {}
+            let (of_next, answer) = self.read(byte, generated, piece.get(index + 1).copied());
+            if let Some(of_next) = of_next {
+                step_start = self.end_step(position, &piece[..=index], of_next).or(step_start);
             }
-            if self.completes_marker(byte) {
-                self.enter_next_segment();
+            if let Some(completed) = answer.or_else(|| self.completes_marker(byte)) {
+                self.enter_next_segment(completed);
             }
+        }
+        if let Some(of_next) = self.read_beginning(generated) {
+            step_start = self.end_step(position, piece, of_next).or(step_start);
         }
         if let Some(step) = self.steps.last_mut()
             && step.segment == segment
@@ -237,32 +240,64 @@ impl Turn {
         Some(StepStart { position, previous })
     }
 
-    /// Takes a byte as text; returns the step end that it shows, and the length of the character that it completes.
-    fn read(&mut self, byte: u8, generated: bool) -> Option<(Cut, usize)> {
-        let (c, length) = self.utf8.push(byte)?;
-        let cut = match self.segment {
-            Segment::Thinking if generated || !self.steps.is_empty() => self.sentences.push(c),
-            Segment::Summary => self.paragraphs.push(c),
-            _ => None,
-        };
-        Some((cut?, length))
+    /// A step has ended before the last `of_next` bytes of what has been `read` of the token at `position`.
+    fn end_step(&mut self, position: usize, read: &[u8], of_next: usize) -> Option<StepStart> {
+        let before = read.len().checked_sub(of_next).map(|length| &read[..length]);
+        let indentation = |bytes: &[u8]| bytes.iter().all(|byte| matches!(byte, b' ' | b'\t'));
+        if of_next == 0 || !before.is_some_and(indentation) {
+            self.due = true;
+            return None;
+        }
+        // Of two steps that end before this token, the second has no token of its own.
+        let begun = self.steps.last().is_some_and(|step| step.first == position);
+        if begun { None } else { self.begin(position) }
     }
 
-    fn completes_marker(&mut self, byte: u8) -> bool {
-        match self.segment {
+    /// Takes a byte as text, before `next` in the same token. Returns how many of the bytes read last belong to the next step,
+    /// if they show that one has ended, and the answer that it opens.
+    fn read(&mut self, byte: u8, generated: bool, next: Option<u8>) -> (Option<usize>, Option<Completed>) {
+        let Some((c, length)) = self.utf8.push(byte) else { return (None, None) };
+        let at_head = self.sentences.sentence_ends_before(c);
+        let (cut, answer) = match self.segment {
+            Segment::Thinking if self.has_steps(generated) => {
+                let answer = self.answers.as_mut().and_then(|answers| answers.push(c, at_head, next));
+                (self.sentences.push(c), answer.map(|letters| Completed::Answer { letters }))
+            }
+            Segment::Summary => (self.paragraphs.push(c), None),
+            _ => (None, None),
+        };
+        (cut.map(|cut| if cut == Cut::Before { length } else { 0 }), answer)
+    }
+
+    /// Takes the end of a token. Returns how many of its bytes belong to the next step, if those of a character that is cut
+    /// off show that one has ended.
+    fn read_beginning(&mut self, generated: bool) -> Option<usize> {
+        let bytes = self.utf8.beginning()?;
+        let cut = self.segment == Segment::Thinking && self.has_steps(generated);
+        (cut && self.sentences.push_beginning(bytes)).then_some(bytes.len())
+    }
+
+    /// Whether thinking is cut into steps: what a prompt holds of it is not.
+    fn has_steps(&self, generated: bool) -> bool {
+        generated || !self.steps.is_empty()
+    }
+
+    fn completes_marker(&mut self, byte: u8) -> Option<Completed> {
+        let completed = match self.segment {
             Segment::Question => self.think_start.as_mut().is_some_and(|marker| marker.push(byte)),
             Segment::Thinking => self.think_end.push(byte),
             Segment::Summary => false,
-        }
+        };
+        completed.then_some(Completed::Marker { chars: self.think_end_chars })
     }
 
-    fn enter_next_segment(&mut self) {
+    fn enter_next_segment(&mut self, completed: Completed) {
         // A step that is due has not begun: the last one begun is a whole one.
         let begun = !std::mem::take(&mut self.due);
         self.segment = match self.segment {
             Segment::Question => Segment::Thinking,
             Segment::Thinking | Segment::Summary => {
-                if begun && self.sentences.is_closing(self.think_end_chars) {
+                if begun && self.sentences.is_closing(completed) {
                     self.steps.pop();
                 }
                 Segment::Summary

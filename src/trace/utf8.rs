@@ -11,7 +11,7 @@ pub(super) struct Utf8 {
 impl Utf8 {
     /// Takes the next byte; returns the character that it completes and the number of that character's bytes.
     pub(super) fn push(&mut self, byte: u8) -> Option<(char, usize)> {
-        let continues = (0x80..0xC0).contains(&byte) && self.held > 0;
+        let continues = is_continuation(byte) && self.held > 0;
         if !continues {
             self.held = 0;
             self.expected = match byte {
@@ -30,6 +30,20 @@ impl Utf8 {
         let length = std::mem::take(&mut self.held);
         Some((text.and_then(|text| text.chars().next()).unwrap_or(char::REPLACEMENT_CHARACTER), length))
     }
+
+    /// The bytes of a character that has begun and is not whole.
+    pub(super) fn beginning(&self) -> Option<&[u8]> {
+        (self.held > 0).then(|| &self.bytes[..self.held])
+    }
+
+    /// Whether a character goes on in the token that comes next. An empty token leaves it open.
+    pub(super) fn goes_on(&self, piece: &[u8]) -> bool {
+        self.held > 0 && piece.first().is_none_or(|&byte| is_continuation(byte))
+    }
+}
+
+fn is_continuation(byte: u8) -> bool {
+    (0x80..0xC0).contains(&byte)
 }
 
 #[cfg(test)]

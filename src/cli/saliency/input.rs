@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use stepflow::engine::{Message, recorded};
 use stepflow::llama::Model;
-use stepflow::trace::TraceFile;
+use stepflow::trace::{Family, Markers, Segment, TraceFile};
 
 use super::args::InputArgs;
+use crate::cli::args::FamilyArgs;
 use crate::cli::exit::Usage;
-use crate::cli::{input, setup};
+use crate::cli::{input, report, setup};
 
 /// A trace, or what becomes one once there is a model.
 pub struct Input {
@@ -138,9 +139,6 @@ impl InputArgs {
     /// No flag may be without effect.
     fn check(&self, inputs: &[Input]) -> Result<(), Usage> {
         let flags = [
-            ("--family", self.family.family.is_some()),
-            ("--think-start", self.family.think_start.is_some()),
-            ("--think-end", self.family.think_end.is_some()),
             ("--chat-template", self.template.chat_template.is_some()),
             ("--chat-template-file", self.template.chat_template_file.is_some()),
             ("--chat-template-kwargs", self.template.chat_template_kwargs.is_some()),
@@ -149,7 +147,7 @@ impl InputArgs {
         let trace = inputs.iter().find(|input| matches!(input.source, Source::Trace(_)));
         match (given, trace) {
             (Some((flag, _)), Some(trace)) => {
-                Err(Usage(format!("{flag} is for conversations; {} is a trace, which has its segments", trace.name)))
+                Err(Usage(format!("{flag} is for conversations; {} is a trace, which has its prompt", trace.name)))
             }
             _ => Ok(()),
         }
@@ -159,22 +157,51 @@ impl InputArgs {
 impl Input {
     /// The trace, as `model` reads it.
     pub fn trace(self, args: &InputArgs, model: &Model) -> anyhow::Result<TraceFile> {
-        let messages = match self.source {
+        let flags = &args.family;
+        let marked = flags.family.is_some() || flags.think_start.is_some() || flags.think_end.is_some();
+        let trace = match self.source {
+            Source::Trace(trace) if marked => relabelled(&trace, flags)?,
             Source::Trace(trace) => return Ok(trace),
-            Source::Conversation(messages) => messages,
+            Source::Conversation(messages) => {
+                let template = setup::chat_template(&args.template, model)?;
+                let trace = recorded(model, &template, &setup::family_params(flags), &messages)?;
+                if trace.steps.len() < 2 {
+                    return Err(nothing_opens(trace.family, &trace.markers));
+                }
+                trace
+            }
         };
-        let template = setup::chat_template(&args.template, model)?;
-        let params = setup::family_params(&args.family);
-        let trace = recorded(model, &template, &params, &messages)?;
-        if trace.steps.len() < 2 {
-            let start = trace.markers.think_start.as_deref().unwrap_or("an answer");
-            bail!(
-                "expected a question and thinking, found one step: the reply is empty, or nothing in it reads `{start}` (family \
-                 {}); --family, --think-start and --think-end name other marks",
-                trace.family
-            );
+        if marked {
+            report::warn_if_family_does_not_fit(flags, model);
+            warn_if_nothing_closes(&self.name, &trace);
         }
         Ok(trace)
+    }
+}
+
+/// A trace by the marks that the flags name, the rest as it has them.
+fn relabelled(trace: &TraceFile, flags: &FamilyArgs) -> anyhow::Result<TraceFile> {
+    let marks = (flags.think_start.as_deref(), flags.think_end.as_deref());
+    let own = if marks == (None, None) { trace.family } else { Family::Custom };
+    let family = flags.family.unwrap_or(own);
+    let markers = flags.family.map_or_else(|| trace.markers.clone(), Family::markers).with(marks.0, marks.1);
+    trace.relabelled(family, &markers).ok_or_else(|| nothing_opens(family, &markers))
+}
+
+fn nothing_opens(family: Family, markers: &Markers) -> anyhow::Error {
+    let start = markers.think_start.as_deref().unwrap_or("an answer");
+    anyhow!(
+        "expected a question and thinking, found one step: the reply is empty, or nothing in it reads `{start}` (family \
+         {family}); --family, --think-start and --think-end name other marks"
+    )
+}
+
+fn warn_if_nothing_closes(name: &str, trace: &TraceFile) {
+    if trace.tokens.last().is_some_and(|token| token.segment == Segment::Thinking) {
+        let (closing, family) = (trace.markers.closing(), trace.family);
+        say!(
+            "stepflow: {name} has thinking and no summary: {closing}, which would close it, does not occur (family {family})"
+        );
     }
 }
 

@@ -169,7 +169,7 @@ fn show(task: &Task<'_>, trace: &TraceFile, method: Method, saliency: &Saliency)
     });
     let metrics: Vec<_> = metrics.collect();
     let even = LayerMetrics::even(&task.pool, &segments);
-    let verdict = Verdict::new(&metrics, &even, task.model.n_layer());
+    let verdict = Verdict::new(&metrics, &even, task.model.n_layer(), &segments);
     let tables = Tables { task, trace, method, saliency, metrics: &metrics, even: &even, verdict: &verdict };
     tables.write()?;
     let pictures = Pictures {

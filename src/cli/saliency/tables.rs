@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use stepflow::saliency::{LayerMetrics, Pattern, Run, Saliency, Verdict};
+use stepflow::saliency::{LayerMetrics, Pattern, Run, Saliency, Untold, Verdict};
 use stepflow::trace::{Segment, TraceFile};
 
 use super::measure::{Method, Task};
@@ -95,8 +95,8 @@ impl Tables<'_> {
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
             "verdict": {
-                "shallow_lock_in": self.verdict.shallow_lock_in.as_ref().map(pattern),
-                "deep_decay": self.verdict.deep_decay.as_ref().map(pattern),
+                "shallow_lock_in": pattern(&self.verdict.shallow_lock_in),
+                "deep_decay": pattern(&self.verdict.deep_decay),
             },
             "n_tokens": self.trace.tokens.len(),
             "n_steps": self.task.pool.n_steps(),
@@ -175,7 +175,11 @@ impl Tables<'_> {
     }
 }
 
-fn pattern(pattern: &Pattern) -> serde_json::Value {
+fn pattern(found: &Result<Pattern, Untold>) -> serde_json::Value {
+    let pattern = match found {
+        Ok(pattern) => pattern,
+        Err(untold) => return json!({ "shown": null, "reason": untold.to_string() }),
+    };
     let (mean, least, most) = pattern.range();
     json!({
         "shown": pattern.is_shown(),
@@ -185,5 +189,6 @@ fn pattern(pattern: &Pattern) -> serde_json::Value {
         "least": least,
         "most": most,
         "even": pattern.even,
+        "deeper": pattern.others.map(|others| json!({ "mean": others.mean, "deviation": others.deviation })),
     })
 }
