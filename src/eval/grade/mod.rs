@@ -13,17 +13,29 @@
 //!
 //! Time grows linearly with the length of an answer, whatever is in it.
 
+mod algebra;
+mod assign;
+mod boxes;
 mod choice;
+mod clause;
 mod extract;
+mod form;
+mod formulas;
+mod joint;
+mod list;
+mod matrix;
 mod rational;
+mod relation;
+mod stated;
 mod text;
+mod thousands;
 mod tokens;
 mod units;
 mod value;
 
-pub use extract::extract;
+pub use extract::{Kind, extract};
 
-use value::Form;
+use form::Form;
 
 /// The right answer to a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +44,16 @@ pub enum Answer {
     Free(String),
     /// The letter of an option, in upper case.
     Choice(char),
+}
+
+impl Answer {
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Free(_) => Kind::Free,
+            Self::Choice(_) => Kind::Choice,
+        }
+    }
 }
 
 /// Whether `found` is the answer that `reference` asks for. Nothing found is never right.
@@ -125,6 +147,31 @@ mod tests {
             "\n",
             "####",
             "answer is",
+            "\\pm",
+            "\\begin{pmatrix}",
+            "\\end{pmatrix}",
+            "\\\\",
+            "&",
+            "|",
+            "<",
+            "\\leq",
+            "\\approx",
+            "\\in",
+            "\\sin",
+            ";",
+            " and ",
+            " or ",
+            ", ",
+            "not ",
+            "because ",
+            "Option ",
+            " is right",
+            "100,200",
+            "1,22",
+            "y",
+            "D",
+            "**",
+            "i",
         ];
         prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12).prop_map(|parts| parts.concat())
     }
@@ -134,7 +181,8 @@ mod tests {
 
         #[test]
         fn nothing_panics(reply in ".{0,80}", other in ".{0,40}") {
-            let found = extract(&reply).unwrap_or(reply);
+            extract(&reply, Kind::Choice);
+            let found = extract(&reply, Kind::Free).unwrap_or(reply);
             for reference in [Answer::Free(other), Answer::Choice('B')] {
                 is_correct(&found, &reference);
                 canonical(&found, &reference);
@@ -143,7 +191,9 @@ mod tests {
 
         #[test]
         fn equality_is_symmetric_and_holds_for_itself(a in answer(), b in answer()) {
-            extract(&a);
+            for kind in [Kind::Free, Kind::Choice] {
+                extract(&a, kind);
+            }
             let (free_a, free_b) = (Answer::Free(a.clone()), Answer::Free(b.clone()));
             prop_assert_eq!(is_correct(&a, &free_b), is_correct(&b, &free_a));
             prop_assert!(is_correct(&a, &free_a) || !text::normalise(&a).contains(char::is_alphanumeric));
@@ -209,9 +259,47 @@ mod tests {
             "1 \\frac{1}{2} ",
             ". ",
             "{{1},",
+            "\\pm ",
+            "1\\pm2,",
+            "\\begin{pmatrix}",
+            "1&",
+            "1\\\\",
+            "\\begin{pmatrix}1\\end{pmatrix}",
+            "|",
+            "|x",
+            "<",
+            "x<",
+            "1=",
+            "x=1,",
+            "x \\in ",
+            "1\\approx",
+            "[1,2]\\cup",
+            " and ",
+            "1 or ",
+            "1;",
+            "answer is 1 because ",
+            "answer\n",
+            "final answer: 5",
+            "\\boxed{5}",
+            "\\boxed5",
+            "\\boxed{5} and ",
+            "$x$ and ",
+            "$ ",
+            "5 (",
+            ", not ",
+            "**",
+            "D is wrong ",
+            "answer D ",
+            "x^",
+            "\\sin ",
+            "x_",
+            "1+",
+            "100,200,",
         ] {
             let text = piece.repeat((1 << 17) / piece.len());
-            extract(&text);
+            for kind in [Kind::Free, Kind::Choice] {
+                extract(&text, kind);
+            }
             for reference in [Answer::Free(text.clone()), Answer::Choice('A')] {
                 is_correct(&text, &reference);
                 canonical(&text, &reference);
