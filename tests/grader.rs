@@ -692,6 +692,12 @@ fn compare(cases: &str) -> (usize, usize) {
     (all, differ)
 }
 
+/// Further cases of every kind, and pairs that are easily taken for equal.
+#[test]
+fn more_cases() {
+    assert_eq!(compare(include_str!("grader/cases.jsonl")).1, 0);
+}
+
 /// The cases of Math-Verify 0.9.0's own tests that have a reply and a verdict, long ones cut to their end. The table of
 /// differences is in docs/grading.md.
 #[test]

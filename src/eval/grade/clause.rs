@@ -4,9 +4,10 @@ use super::form::Form;
 use super::{formulas, units};
 
 /// What a clause begins with that goes on after an answer.
-const CLAUSES: [&str; 28] = [
+const CLAUSES: [&str; 29] = [
     "after", "as", "assuming", "at", "because", "before", "but", "by", "due", "for", "from", "given", "if", "instead",
-    "not", "on", "rather", "since", "so", "that", "thus", "unless", "when", "where", "which", "while", "who", "with",
+    "not", "on", "rather", "since", "so", "than", "that", "thus", "unless", "when", "where", "which", "while", "who",
+    "with",
 ];
 
 /// As much of a line that begins with a value as is the value.

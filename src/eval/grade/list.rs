@@ -35,7 +35,7 @@ pub(super) fn parts(text: &str) -> Option<Vec<&str>> {
         return Some(semicolons);
     }
     // Of `1,500 and 2,500`, the commas separate thousands.
-    let spaced = split(text, |at| usize::from(text[at..].starts_with(", ")).max(joint(text, at)))?;
+    let spaced = split(text, |at| spaced_separator(text, at))?;
     let mut parts = Vec::new();
     for (i, part) in spaced.iter().enumerate() {
         // Of `1, and 2`, the word says no more than the comma.
@@ -47,6 +47,18 @@ pub(super) fn parts(text: &str) -> Option<Vec<&str>> {
         }
     }
     Some(parts)
+}
+
+/// The length of what separates elements at an offset, other than a comma that no space follows. Lines of LaTeX are
+/// elements, too, but those of a matrix.
+fn spaced_separator(text: &str, at: usize) -> usize {
+    let rest = &text[at..];
+    match () {
+        () if rest.starts_with(", ") => 1,
+        () if rest.starts_with(" & ") => 3,
+        () if rest.starts_with("\\\\") && !text.starts_with("\\begin") => 2,
+        () => joint(text, at),
+    }
 }
 
 /// What stands before a unit, without its sign.
@@ -66,7 +78,7 @@ fn split(text: &str, length: impl Fn(usize) -> usize) -> Option<Vec<&str>> {
         match c {
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.checked_sub(1)?,
-            _ if depth == 0 && length(at) > 0 => {
+            _ if depth == 0 && at >= start && length(at) > 0 => {
                 parts.push(&text[start..at]);
                 start = at + length(at);
             }
@@ -91,7 +103,7 @@ pub(super) fn joint(text: &str, at: usize) -> usize {
 /// The elements that parts stand for. They keep their names, or their units, where these differ: 3 cats and 5 dogs are not
 /// 5 cats and 3 dogs.
 pub(super) fn items(parts: &[&str], depth: usize) -> Vec<Value> {
-    let named: Vec<(&str, &str)> = parts.iter().map(|part| name_and_value(part.trim())).collect();
+    let named: Vec<(&str, &str)> = parts.iter().map(|part| name_and_value(without_lead(part.trim()))).collect();
     let mut names = named.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
     let first = names.next();
     let keep = names.any(|name| Some(name) != first);
@@ -100,6 +112,11 @@ pub(super) fn items(parts: &[&str], depth: usize) -> Vec<Value> {
         values.map(move |value| if keep && !name.is_empty() { value.named(name) } else { value })
     });
     values.collect()
+}
+
+/// Without the word that says that several follow.
+fn without_lead(part: &str) -> &str {
+    ["both ", "either "].iter().find_map(|lead| part.strip_prefix(lead)).unwrap_or(part)
 }
 
 fn name_and_value(part: &str) -> (&str, &str) {

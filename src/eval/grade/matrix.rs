@@ -4,24 +4,32 @@ use super::algebra::Algebra;
 use super::value::Value;
 
 /// Environments that differ in their brackets only. The bars of `vmatrix` make a determinant.
-const NAMES: [&str; 5] = ["{pmatrix}", "{bmatrix}", "{matrix}", "{smallmatrix}", "{array}"];
+const NAMES: [&str; 6] = ["{pmatrix}", "{bmatrix}", "{Bmatrix}", "{matrix}", "{smallmatrix}", "{array}"];
 
 /// Products of matrices with more rows are not computed.
 const MAX_ROWS: usize = 8;
 
 type Rows<T> = Vec<Vec<T>>;
 
-/// The rows of a matrix that stands alone, or of a sum or product of several that hold numbers.
+/// The rows of a matrix that stands alone, or of a sum or product of several, or with a factor, that hold numbers.
 pub(super) fn parse(text: &str, depth: usize) -> Option<Rows<Value>> {
     let text = without_brackets(text);
+    let (factor, text) = text.split_at(text.find("\\begin")?);
     let (first, mut rest) = next(text)?;
-    if rest.is_empty() {
+    if rest.is_empty() && factor.is_empty() {
         return Some(first.iter().map(|row| row.iter().map(|entry| Value::parse(entry, depth)).collect()).collect());
     }
+    let factor = match factor.trim_end_matches(['*', ' ']) {
+        "" => Algebra::parse("1")?,
+        "-" => Algebra::parse("-1")?,
+        factor => Algebra::parse(factor)?,
+    };
     let numbers = |rows: Rows<&str>| -> Option<Rows<Algebra>> {
         rows.iter().map(|row| row.iter().map(|entry| Algebra::parse(entry.trim())).collect()).collect()
     };
-    let (mut sum, mut term): (Option<Rows<Algebra>>, _) = (None, numbers(first)?);
+    let mut sum: Option<Rows<Algebra>> = None;
+    let mut term = numbers(first)?;
+    term.iter_mut().flatten().for_each(|entry| *entry = factor.times(*entry));
     while !rest.is_empty() {
         let is_sum = rest.starts_with('+');
         let (rows, after) = next(rest.trim_start_matches(['+', '*', ' ']))?;
@@ -57,7 +65,13 @@ fn next(text: &str) -> Option<(Rows<&str>, &str)> {
         // How its columns are aligned.
         inner = inner.strip_prefix(['c', 'l', 'r']).or_else(|| Some(inner.strip_prefix('{')?.split_once('}')?.1))?;
     }
-    let rows = inner.split("\\\\").filter(|row| !row.trim().is_empty());
+    // A line break may say how much space it leaves.
+    let spaceless = |row: &'_ str| -> Option<usize> {
+        let (space, _) = row.trim_start().strip_prefix('[')?.split_once(']')?;
+        let is_length = ["pt", "em", "ex", "mm", "cm"].iter().any(|unit| space.ends_with(unit));
+        is_length.then(|| row.len() - row.trim_start().len() + space.len() + 2)
+    };
+    let rows = inner.split("\\\\").map(|row| &row[spaceless(row).unwrap_or(0)..]).filter(|row| !row.trim().is_empty());
     Some((rows.map(|row| row.split('&').collect()).collect(), rest))
 }
 

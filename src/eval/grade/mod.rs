@@ -4,14 +4,26 @@
 //! written alike. Beyond that:
 //!
 //! - Numbers are compared exactly: integers, decimals, fractions, mixed numbers, scientific notation, thousands
-//!   separators. One too large for 128 bits is compared digit by digit.
+//!   separators. One too large for 128 bits is compared digit by digit. A decimal of some twelve digits or more also
+//!   equals what it is rounded from; a shorter one does not.
+//! - Commas between digits are read as what the other answer is: beside a list, `1,234` is `234, 1`; beside a number it is
+//!   1234, unless all groups are round numbers of three digits (`100,200` is no number without a currency, a unit or
+//!   LaTeX's `{,}`). Two or more digits after a comma that separates no thousands equal that decimal: `1,25` is `1.25`.
 //! - A percentage equals the number it stands for and the bare number before its sign: `50%` is `1/2` and is `50`.
-//! - Units, currency signs and degrees after or before a value do not count, nor does a variable that it is assigned to:
-//!   `x = 5`, `5 cm` and `$5` are `5`. Words of scale do: `5 million` is not `5`.
-//! - Tuples and intervals need the same brackets and order; sets, and solutions listed without brackets, no order.
-//! - Radicals, pi and all other formulas are compared as text: nothing is computed.
+//! - Units, currency signs and degrees after or before a value do not count, nor does a name that it is given: `x = 5`,
+//!   `f(2) = 5`, `5 cm` and `$5` are `5`, and so is `2 + 3 = 5`. Words of scale do: `5 million` is not `5`.
+//! - Tuples and intervals need the same brackets and order; sets, unions, and solutions listed without brackets, by commas,
+//!   "and", "or" or `\pm`, no order. Solutions with different names, or beside a tuple, have the order they are written in:
+//!   `x = 3, y = -5` is `3, -5` and not `-5, 3`. Different units are such names.
+//! - Elements and the entries of matrices are compared as answers are; which brackets a matrix has does not count.
+//! - Bounds of a variable are the interval they leave it; equations and inequalities are equal up to a factor.
+//! - Formulas are equal that have the same value, exactly or, with radicals, functions and variables, to eleven digits at
+//!   three points; see `parser.rs` for what is read. A power is not the plain number that it makes: `2^{10}` is not
+//!   `1024`. All other formulas are compared as text.
 //!
 //! Time grows linearly with the length of an answer, whatever is in it.
+//!
+//! docs/grading.md compares this with Math-Verify and lm-eval.
 
 mod algebra;
 mod assign;
@@ -24,6 +36,7 @@ mod formulas;
 mod joint;
 mod list;
 mod matrix;
+mod parser;
 mod rational;
 mod relation;
 mod stated;

@@ -44,6 +44,8 @@ struct Candidate {
     stated: bool,
     denied: bool,
     in_parentheses: bool,
+    /// Whether it goes on a list of letters.
+    joined: bool,
 }
 
 /// A word of a reply.
@@ -73,9 +75,13 @@ pub(super) fn letter(reply: &str, boxes: &[Boxed<'_>]) -> Option<String> {
     let found = last(|c| c.stated)
         .or_else(|| lines().next_back().filter(|line| line.len() < 8).filter(is_answer))
         .or_else(|| lines().next().filter(is_answer).filter(|_| candidates.first().is_none_or(|first| !first.denied)))
-        .or_else(|| last(|c| c.in_parentheses))
-        .or_else(|| last(|_| true))?;
-    Some(choice::letter(found).map_or_else(|| sentence(found).to_owned(), String::from))
+        .or_else(|| last(|c| c.in_parentheses && !c.joined))
+        .or_else(|| last(|c| !c.joined))?;
+    // Emphasis of other kinds than `**C**`.
+    Some(
+        choice::letter(&found.replace("__", "**").replace("</", "**"))
+            .map_or_else(|| sentence(found).to_owned(), String::from),
+    )
 }
 
 fn sentence(text: &str) -> &str {
@@ -86,7 +92,7 @@ fn sentence(text: &str) -> &str {
 fn words(reply: &str) -> Vec<Word<'_>> {
     let mut words = Vec::new();
     for line in reply.split_inclusive('\n') {
-        for raw in line.split_whitespace() {
+        for raw in line.split(|c: char| c.is_whitespace() || matches!(c, '<' | '>')).filter(|raw| !raw.is_empty()) {
             let bare = raw.trim_matches(|c: char| !c.is_alphanumeric() && c != '#');
             let bare = ["text{", "textbf{", "mathbf{", "mathrm{"]
                 .iter()
@@ -112,15 +118,16 @@ fn candidates(reply: &str) -> Vec<Candidate> {
     for (at, this) in words.iter().enumerate() {
         let before = at.checked_sub(1).map_or("", word);
         cue = cue.map(|distance| distance + 1).filter(|&distance| distance <= MAX_BETWEEN);
-        if is_letter(this, words.get(at + 1), cue == Some(1)) {
+        let is_announced = cue == Some(1) || (cue == Some(2) && VERBS.contains(&before));
+        if is_letter(this, words.get(at + 1), is_announced) {
             let said = is_said(&words[at + 1..]);
             let denied = DENIALS.contains(&before) || said == Some(false);
-            let in_parentheses = this.raw.contains('(');
             found.push(Candidate {
                 start: this.start,
                 stated: cue.is_some() || said == Some(true),
                 denied,
-                in_parentheses,
+                in_parentheses: this.raw.contains('('),
+                joined: is_joined(&words[..at]),
             });
             cue = cue.filter(|_| denied);
         }
@@ -152,6 +159,16 @@ fn is_letter(word: &Word<'_>, next: Option<&Word<'_>>, is_announced: bool) -> bo
         'A' => !is_plain || is_announced || !before_word || next.is_some_and(|next| VERBS.contains(&&*next.lower)),
         'B'..='Z' => true,
         _ => (word.raw.contains('(') || word.raw.ends_with(')')) || (is_announced && !before_word),
+    }
+}
+
+/// Whether the words before a letter end in another one and a comma, "and" or "or".
+fn is_joined(before: &[Word<'_>]) -> bool {
+    let is_letter = |word: &Word<'_>| word.bare.len() == 1 && word.bare.starts_with(|c: char| c.is_ascii_uppercase());
+    match before {
+        [.., letter, joint] if matches!(&*joint.lower, "and" | "or") => is_letter(letter),
+        [.., letter] => is_letter(letter) && letter.raw.ends_with(','),
+        [] => false,
     }
 }
 

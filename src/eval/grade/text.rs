@@ -8,7 +8,8 @@ pub(super) fn normalise(answer: &str) -> String {
     for (_, token) in Tokens::of(answer) {
         writer.push(spelling(token));
     }
-    let text = writer.out.replace("^{\\circ}", "").replace("^\\circ", "").replace("+/-", "\\pm ");
+    let text =
+        writer.out.replace("^{\\circ}", "").replace("^\\circ", "").replace("+/-", "\\pm ").replace(") U (", ")\\cup (");
     // Markdown around the answer, and the sentence that it ends.
     let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '`' | '"');
     let is_ending = |c: char| is_wrapping(c) || matches!(c, '.' | ',' | ';' | ':');
@@ -44,7 +45,10 @@ fn spelling(token: &str) -> &str {
         "π" => "\\pi",
         "√" => "\\sqrt",
         "∞" => "\\infty",
-        "∪" => "\\cup",
+        "∪" | "\\bigcup" => "\\cup",
+        "\\varnothing" | "∅" => "\\emptyset",
+        "\\langle" => "(",
+        "\\rangle" => ")",
         "²" => "^2",
         "³" => "^3",
         token if token.chars().all(char::is_whitespace) => " ",

@@ -13,6 +13,9 @@ const MAX_DEPTH: usize = 8;
 
 const PERCENT: [&str; 4] = ["%", " percent", " pct", " percentage"];
 
+const INFINITY: [&str; 4] = ["\\infty", "oo", "inf", "infinity"];
+
+/// What an answer means, or a part of one.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Number(Rational),
@@ -68,6 +71,10 @@ impl Value {
     }
 
     fn formula(text: &str) -> Self {
+        let (sign, size) = text.split_at(usize::from(text.starts_with('-')));
+        if INFINITY.contains(&size.trim_start_matches('+')) {
+            return Self::Formula { text: format!("{sign}\\infty"), algebra: None };
+        }
         let algebra = Algebra::parse(text);
         match algebra.and_then(Algebra::number) {
             Some(number) => Self::Number(number),
@@ -142,6 +149,8 @@ impl Value {
             }
             (Self::Named { name: a, value }, Self::Named { name: b, value: other }) => a == b && value.equals(other),
             (Self::Union(a), Self::Union(b)) => list::equal_in_any_order(a, b),
+            (Self::Union(union), Self::List { brackets: BARE, items })
+            | (Self::List { brackets: BARE, items }, Self::Union(union)) => list::equal_in_any_order(union, items),
             (Self::Matrix(a), Self::Matrix(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| in_order(a, b)),
             (Self::Bounds { name: a, range }, Self::Bounds { name: b, range: other }) => a == b && range.equals(other),
             (Self::Bounds { range, .. }, other) | (other, Self::Bounds { range, .. }) => range.equals(other),
