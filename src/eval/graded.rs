@@ -11,6 +11,18 @@ use super::problem::{Fault, ProblemError, object};
 /// The fields that grading adds.
 const ADDED: [&str; 2] = ["extracted", "correct"];
 
+/// What ends a model's turn, where the text of such tokens was kept.
+const ENDS: [&str; 8] = [
+    "<|return|>",
+    "<|end|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+];
+
 /// A graded file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graded {
@@ -52,7 +64,7 @@ fn graded_line(line: &str) -> Result<(Map<String, Value>, Option<String>, bool),
     let object = object(line)?;
     let fields = Fields::new(object.clone());
     let reference = fields.reference()?;
-    let extracted = after_thinking(fields.reply()?).and_then(|reply| extract(reply, reference.kind()));
+    let extracted = after_thinking(before_end(fields.reply()?)).and_then(|reply| extract(reply, reference.kind()));
     let correct = extracted.as_deref().is_some_and(|found| is_correct(found, &reference));
     Ok((object, extracted, correct))
 }
@@ -66,6 +78,12 @@ fn with_verdict(line: &str, mut fields: Map<String, Value>, extracted: Value, co
     let open = line.strip_suffix('}').unwrap_or(line).trim_end();
     let [first, second] = ADDED;
     format!("{open}, \"{first}\": {extracted}, \"{second}\": {correct}}}")
+}
+
+/// A reply without what ends its turn.
+fn before_end(reply: &str) -> &str {
+    let reply = reply.trim_end();
+    ENDS.iter().find_map(|end| reply.strip_suffix(end)).unwrap_or(reply)
 }
 
 /// What follows the thinking in a reply, by the markers of the families that have some. Of a reply that only closes its
@@ -127,6 +145,14 @@ mod tests {
             ("<|channel|>analysis<|message|>4", None),
         ] {
             assert_eq!(after_thinking(reply), expected, "{reply}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_turn_is_no_part_of_a_reply() {
+        for end in ENDS {
+            let line = format!("{{\"reply\": \"The answer is 5.{end}\\n\", \"answer\": 5}}");
+            assert_eq!(grade("f", &line).unwrap().correct, 1, "{end}");
         }
     }
 

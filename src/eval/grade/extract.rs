@@ -176,7 +176,7 @@ fn is_remark(rest: &str) -> bool {
 }
 
 fn without_decoration(text: &str) -> &str {
-    text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '：' | '*' | '"' | '#'))
+    text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '：' | ',' | '*' | '"' | '#'))
 }
 
 /// The answer that a sentence gives: itself, without the clauses that follow a value, or the last formula or number in it
@@ -186,7 +186,8 @@ fn sentence(rest: &str) -> Option<&str> {
         return Some(bold);
     }
     let line = first_sentence(without_decoration(rest));
-    let line = line.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '*' | '"'));
+    // In a formula, `!` would be a factorial.
+    let line = line.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '*' | '"' | '!'));
     let first = line.find(|c: char| !c.is_alphabetic()).unwrap_or(line.len());
     let in_words =
         line[..first].chars().nth(1).is_some() && (line[first..].is_empty() || line[first..].starts_with([' ', ',']));

@@ -33,6 +33,9 @@ const WRONG: [&str; 12] = [
     "impossible",
 ];
 
+/// What makes that depend on something.
+const CONDITIONS: [&str; 4] = ["if", "only", "unless", "when"];
+
 /// Words before a letter that take it back.
 const DENIALS: [&str; 11] =
     ["not", "than", "of", "neither", "nor", "unlike", "isn't", "eliminate", "exclude", "out", "without"];
@@ -179,12 +182,13 @@ fn is_said(after: &[Word<'_>]) -> Option<bool> {
         let is_verdict = WRONG.contains(&&*first.lower) && first.lower != "not";
         return is_verdict.then_some(false);
     }
-    for word in &after[1..after.len().min(5)] {
+    for (at, word) in after.iter().enumerate().take(5).skip(1) {
         if WRONG.contains(&&*word.lower) {
             return Some(false);
         }
         if RIGHT.contains(&&*word.lower) {
-            return Some(true);
+            let next = after.get(at + 1).map_or("", |word| &*word.lower);
+            return (!CONDITIONS.contains(&next)).then_some(true);
         }
         if ends_sentence(word) || word.raw.ends_with(',') {
             break;
@@ -222,6 +226,7 @@ mod tests {
             ("answer: b", "B"),
             ("Of these, C is the best.", "C"),
             ("#### C", "C"),
+            ("Answer: D\n\nB is right only if x is.", "D"),
             ("(A) is wrong, (B) is wrong, so (C).", "C"),
             ("The answer is B and C.", "B and C"),
         ] {
