@@ -14,7 +14,7 @@
 //!   `f(2) = 5`, `5 cm` and `$5` are `5`, and so is `2 + 3 = 5`. Words of scale do: `5 million` is not `5`.
 //! - Tuples and intervals need the same brackets and order; sets, unions, and solutions listed without brackets, by commas,
 //!   "and", "or" or `\pm`, no order. Solutions with different names, or beside a tuple, have the order they are written in:
-//!   `x = 3, y = -5` is `3, -5` and not `-5, 3`. Different units are such names.
+//!   `x = 3, y = -5` is `3, -5` and not `-5, 3`. Different units are such names; `x_1`, `x_2` and so on only count.
 //! - Elements and the entries of matrices are compared as answers are; which brackets a matrix has does not count.
 //! - Bounds of a variable are the interval they leave it; equations and inequalities are equal up to a factor.
 //! - Formulas are equal that have the same value, exactly or, with radicals, functions and variables, to eleven digits at

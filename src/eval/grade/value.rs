@@ -203,10 +203,32 @@ fn in_order(a: &[Value], b: &[Value]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.bare().equals(b.bare()))
 }
 
+/// Whether names only count the solutions of one variable: `x_1 = 3, x_2 = -5`.
+fn is_numbered(items: &[Value]) -> bool {
+    let name = |item: &Value| match item {
+        Value::Named { name, .. } => name.split_once('_').map(|(stem, index)| (stem.to_owned(), index.to_owned())),
+        _ => None,
+    };
+    let Some((first, _)) = items.first().and_then(name) else { return false };
+    (1..)
+        .zip(items)
+        .all(|(at, item): (usize, _)| name(item).is_some_and(|(stem, i)| stem == first && i == at.to_string()))
+}
+
+fn unnamed(items: &[Value]) -> Vec<Value> {
+    items.iter().map(|item| item.bare().clone()).collect()
+}
+
 /// Sets have no order, nor have solutions without brackets among themselves; beside a point or beside names they have.
 fn lists_are_equal((a, items): (&[&str; 2], &[Value]), (b, others): (&[&str; 2], &[Value])) -> bool {
     let is_named = |items: &[Value]| items.iter().any(|item| matches!(item, Value::Named { .. }));
     match (*a, *b) {
+        (BARE, BARE | SET) if is_numbered(items) && !is_named(others) => {
+            list::equal_in_any_order(&unnamed(items), others)
+        }
+        (BARE | SET, BARE) if is_numbered(others) && !is_named(items) => {
+            list::equal_in_any_order(items, &unnamed(others))
+        }
         (BARE, BARE) if is_named(items) != is_named(others) => in_order(items, others),
         (BARE | SET, BARE | SET) => list::equal_in_any_order(items, others),
         (BARE, TUPLE) | (TUPLE, BARE) => in_order(items, others),
