@@ -581,6 +581,8 @@ pub struct EvalArgs {
 pub enum EvalCommand {
     /// Join the parts of a run into one folder and sum it up.
     Merge(MergeArgs),
+    /// Grade replies that were made anywhere.
+    Grade(super::eval::grade::GradeArgs),
 }
 
 /// Joining.

@@ -2,13 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::grade::{Answer, extract};
+use super::grade::{Answer, Kind, extract};
 use super::options::lettered;
 use super::problem::{Fault, Problem};
 
 const IDS: &[&str] = &["id", "unique_id", "ID", "task_id", "Record ID"];
 const QUESTIONS: &[&str] = &["problem", "question", "prompt", "Question", "Problem"];
 const ANSWERS: &[&str] = &["answer", "Answer", "target", "solution", "Solution"];
+const REPLY: &[&str] = &["reply"];
 const OPTIONS: &[&str] = &["choices", "options"];
 /// Options in fields of their own, the right one first.
 const OPTION_FIELDS: &[&str] = &["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"];
@@ -47,6 +48,22 @@ impl Fields {
         Ok(Problem { id, question, reference: Answer::Choice(letter) })
     }
 
+    /// What was replied; it may be empty.
+    pub(super) fn reply(&self) -> Result<&str, Fault> {
+        match self.0.get(REPLY[0]) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(Fault::NoText { field: REPLY[0], found: kind(other) }),
+            None => Err(Fault::Missing { expected: REPLY, found: self.0.keys().cloned().collect() }),
+        }
+    }
+
+    /// The right answer where options keep their order: the letter of one, if there are any.
+    pub(super) fn reference(&self) -> Result<Answer, Fault> {
+        let Some(options) = self.options()? else { return Ok(Answer::Free(self.answer()?)) };
+        let right = self.right_option(&options)?;
+        Ok(('A'..='Z').nth(right).map_or_else(|| Answer::Free(options.texts[right].clone()), Answer::Choice))
+    }
+
     /// The first of the fields that is there and not null.
     fn first(&self, names: &'static [&'static str]) -> Option<(&'static str, &Value)> {
         let field = |&name| Some((name, self.0.get(name).filter(|value| !value.is_null())?));
@@ -64,7 +81,7 @@ impl Fields {
         let answer = self.text(ANSWERS)?;
         let field = self.first(ANSWERS).map_or("answer", |(field, _)| field);
         if ["\\boxed", "\\fbox", "####"].iter().any(|mark| answer.contains(mark)) {
-            return extract(&answer).ok_or(Fault::NoFinalAnswer { field });
+            return extract(&answer, Kind::Free).ok_or(Fault::NoFinalAnswer { field });
         }
         if field.eq_ignore_ascii_case("solution") { Err(Fault::NoFinalAnswer { field }) } else { Ok(answer) }
     }

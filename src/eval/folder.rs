@@ -38,7 +38,7 @@ pub struct Run {
 
 impl Run {
     /// Of the format that this program writes.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The problems of this part.
     pub fn indices(&self) -> impl Iterator<Item = usize> + use<> {

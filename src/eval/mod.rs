@@ -1,12 +1,14 @@
 //! What StepFlow does to the accuracy of a model's answers, with error bars.
 //!
 //! Every [`Arm`] answers the same [`Problem`]s; a [`Plan`] generates the [`Sample`]s side by side, a [`Folder`] keeps them
-//! as they finish, and a [`Summary`] compares every arm with the first one, problem by problem.
+//! as they finish, and a [`Summary`] compares every arm with the first one, problem by problem. Replies that were made
+//! elsewhere are [`graded`] from a file.
 
 mod arm;
 mod fields;
 pub mod folder;
 pub mod grade;
+pub mod graded;
 mod options;
 pub mod problem;
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::fields::{Fields, kind};
@@ -43,6 +43,8 @@ pub struct ProblemError {
 pub(super) enum Fault {
     #[error("expected problems, found none; give one JSON object per line, or CSV with a header")]
     NoProblems,
+    #[error("expected replies, found none; give one JSON object per line")]
+    NoReplies,
     #[error("expected a JSON object, found {found}")]
     Json { found: String },
     #[error("expected CSV with as many fields as its header: {0}")]
@@ -85,7 +87,7 @@ pub fn read(name: &str, text: &str, format: Format, shuffle_seed: u64) -> Result
         Format::Csv => csv_records(name, text)?,
     };
     if entries.is_empty() {
-        return Err(ProblemError { place: name.to_owned(), fault: Fault::NoProblems });
+        return Err(Fault::NoProblems.of(name));
     }
     let mut first: HashMap<String, String> = HashMap::new();
     let mut problems = Vec::with_capacity(entries.len());
@@ -109,8 +111,22 @@ struct Entry {
 }
 
 impl Fault {
-    fn at(self, name: &str, place: &str) -> ProblemError {
+    pub(super) fn at(self, name: &str, place: &str) -> ProblemError {
         ProblemError { place: format!("{name}, {place}"), fault: self }
+    }
+
+    /// Of a file as a whole.
+    pub(super) fn of(self, name: &str) -> ProblemError {
+        ProblemError { place: name.to_owned(), fault: self }
+    }
+}
+
+/// The object that a line holds.
+pub(super) fn object(line: &str) -> Result<Map<String, Value>, Fault> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(Fault::Json { found: kind(&other).to_owned() }),
+        Err(error) => Err(Fault::Json { found: format!("text that is none: {error}") }),
     }
 }
 
@@ -126,9 +142,8 @@ fn lines(name: &str, text: &str) -> Result<Vec<Entry>, ProblemError> {
     filled
         .map(|(at, line)| {
             let place = format!("line {}", at + 1);
-            let value = serde_json::from_str(line)
-                .map_err(|error| Fault::Json { found: format!("text that is none: {error}") }.at(name, &place))?;
-            entry(name, place, at + 1, value)
+            let fields = Fields::new(object(line).map_err(|fault| fault.at(name, &place))?);
+            Ok(Entry { place, number: at + 1, fields })
         })
         .collect()
 }

@@ -93,7 +93,7 @@ impl Sample {
         // Where thinking was never closed there is no reply to look for an answer in.
         let closed = generated.n_generated[2] > 0 || generated.finish == Finish::Stop;
         let reply = if closed { generated.summary.as_slice() } else { &[] };
-        let found = grade::extract(&String::from_utf8_lossy(reply));
+        let found = grade::extract(&String::from_utf8_lossy(reply), problem.reference.kind());
         let [question, thinking, summary] = generated.n_generated;
         Self {
             problem: problem.id.clone(),

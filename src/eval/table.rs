@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::speed::Speed;
-use super::stats::Interval;
+use super::stats::{self, Interval};
 use super::summary::{Outcome, Summary};
 
 /// The summary as an aligned Markdown table, then which problems flipped.
@@ -92,6 +92,12 @@ fn percent(share: f64) -> String {
 
 fn points(difference: f64) -> String {
     format!("{:+.1}", difference * 100.0)
+}
+
+/// How many are right, as one line: "3 of 4 right: 75.0% (95% interval 30.1% to 95.4%)".
+pub fn right(correct: usize, total: usize) -> String {
+    let bounds = interval(stats::wilson(correct as u64, total as u64), percent);
+    format!("{correct} of {total} right: {} (95% interval {bounds})", percent(correct as f64 / total.max(1) as f64))
 }
 
 fn interval(interval: Interval, write: fn(f64) -> String) -> String {

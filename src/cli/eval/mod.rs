@@ -1,5 +1,6 @@
 //! `eval`: what StepFlow does to the accuracy of a model's answers.
 
+pub mod grade;
 mod merge;
 pub mod task;
 
@@ -22,6 +23,7 @@ use task::Task;
 pub fn run(args: &EvalArgs) -> anyhow::Result<u8> {
     match &args.command {
         Some(EvalCommand::Merge(args)) => merge::run(args),
+        Some(EvalCommand::Grade(args)) => grade::run(args),
         None => evaluate(args),
     }
 }

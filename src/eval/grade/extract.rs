@@ -1,131 +1,226 @@
 //! Finding the final answer in a reply.
 
-use super::choice;
-use super::tokens::Tokens;
+use super::boxes::{self, Boxed};
+use super::form::Form;
+use super::{clause, formulas, stated};
 
 /// What announces an answer, in lower case.
-const MARKS: [&str; 4] = ["answer is", "answer:", "answer**", "####"];
+const MARKS: [&str; 11] = [
+    "answer is",
+    "answers are",
+    "answer:",
+    "answers:",
+    "answer：",
+    "answer**",
+    "answer =",
+    "answer\n",
+    "answer\r",
+    "answer #",
+    "####",
+];
+
+/// Marks of an answer that stands even after a box.
+const FINAL: [&str; 4] = ["final answer is", "final answer:", "final answer**", "final answer\n"];
+
+/// So many marks are looked at, the last first, so that time stays linear.
+const MAX_MARKS: usize = 8;
+
+/// What is said about an answer rather than the answer.
+const REMARKS: [&str; 24] = [
+    "above",
+    "as",
+    "below",
+    "clear",
+    "close",
+    "consistent",
+    "correct",
+    "given",
+    "helpful",
+    "here",
+    "in",
+    "incorrect",
+    "indeed",
+    "obvious",
+    "reasonable",
+    "right",
+    "shown",
+    "this",
+    "true",
+    "unique",
+    "valid",
+    "verified",
+    "what",
+    "wrong",
+];
+
+/// Answers in words that begin with a small letter.
+const VERDICTS: [&str; 8] = ["yes", "no", "true", "false", "even", "odd", "always", "never"];
+
+/// Words with which a sentence begins that is no name.
+const OPENINGS: [&str; 24] = [
+    "a",
+    "about",
+    "all",
+    "an",
+    "each",
+    "every",
+    "exactly",
+    "hence",
+    "he",
+    "her",
+    "his",
+    "in",
+    "it",
+    "only",
+    "she",
+    "so",
+    "that",
+    "the",
+    "there",
+    "therefore",
+    "they",
+    "this",
+    "thus",
+    "we",
+];
+
+/// A name has no more words.
+const MAX_NAME: usize = 3;
+
+/// What kind of answer a problem has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A number, a formula or words.
+    Free,
+    /// The letter of an option.
+    Choice,
+}
 
 /// The final answer in the text that follows the thinking, as it is written there.
 ///
-/// It is what the last `\boxed{...}` or `\fbox{...}` holds (`\boxed 5` too); without any box, the rest of the sentence
-/// after the last "answer is", "Answer:", "**Final Answer**" or "####"; without these, a reply of one word itself, and
-/// of any other reply the last number. Where a sentence goes on in words, the answer is its last formula or number. A box
-/// that is empty or never closed is no answer, nor is what follows it.
-pub fn extract(reply: &str) -> Option<String> {
-    let answer = last_box(reply).or_else(|| unboxed(reply))?;
-    Some(answer.trim().to_owned())
-}
-
-/// The answer of a reply without a complete box. What may stand in an incomplete one is no answer.
-fn unboxed(reply: &str) -> Option<&str> {
-    let end = ["\\boxed", "\\fbox"].iter().filter_map(|command| reply.find(command)).min();
-    let reply = reply[..end.unwrap_or(reply.len())].trim();
-    match after_mark(reply) {
-        Some(rest) => sentence(rest),
-        None if is_one_word(reply) => Some(reply),
-        None => last_number(reply),
-    }
-}
-
-fn is_one_word(text: &str) -> bool {
-    !text.is_empty() && !text.contains(char::is_whitespace)
-}
-
-/// What the box that closes last holds.
-fn last_box(reply: &str) -> Option<&str> {
-    let mut found = None;
-    // For every open brace, where it opened and whether it is of a box.
-    let mut open: Vec<(usize, bool)> = Vec::new();
-    let mut after_command = false;
-    for (at, token) in Tokens::of(reply) {
-        match token {
-            "\\boxed" | "\\fbox" => {
-                after_command = true;
-                continue;
-            }
-            " " if after_command => continue,
-            "{" => open.push((at + 1, after_command)),
-            "}" => {
-                if let Some((start, true)) = open.pop() {
-                    found = Some(&reply[start..at]).filter(|content| !content.trim().is_empty()).or(found);
-                }
-            }
-            _ if after_command => found = unbraced(&reply[at..]).or(found),
-            _ => {}
+/// A free answer is what the last `\boxed{...}` or `\fbox{...}` holds (`\boxed 5` too), with those that "and", "or" or a
+/// comma join to it, unless a number or formula follows the words "final answer" after it. Without any box, it is the
+/// sentence after the last "answer is", "Answer:", "**Final Answer**" or "####", without the clauses that follow a number or
+/// formula; without these, the reply itself if it is nothing but an answer, and of any other reply the last number or
+/// formula. Where a sentence is in words, the answer is the last formula or number in it. A box that is empty or never
+/// closed is no answer, nor is what follows it.
+///
+/// The letter of a choice is the one in the last box that holds a letter; else the last one that is stated: after "answer",
+/// "choose" and the like, or before "is right"; else the one that the reply consists of, begins or ends with, or the last
+/// in parentheses or standing alone. What is said to be wrong is not stated.
+pub fn extract(reply: &str, kind: Kind) -> Option<String> {
+    let boxes = boxes::all(reply);
+    match kind {
+        Kind::Choice => stated::letter(reply, &boxes),
+        Kind::Free => {
+            let answer = after_boxes(reply, &boxes).or_else(|| boxed(reply, &boxes));
+            Some(answer.or_else(|| unboxed(reply).map(str::to_owned))?.trim().to_owned())
         }
-        after_command = false;
     }
-    found
 }
 
-/// What stands after `\boxed` without braces, up to white space or the end of the formula.
-fn unbraced(rest: &str) -> Option<&str> {
-    let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '$' | '{' | '}')).unwrap_or(rest.len());
-    let word = rest[..end].trim_end_matches(['.', ',', ')', ']', '\\']);
-    (!word.is_empty()).then_some(word)
+/// The last boxes that belong together.
+fn boxed(reply: &str, boxes: &[Boxed<'_>]) -> Option<String> {
+    let mut contents: Vec<&str> = boxes::last(reply, boxes).iter().map(|boxed| boxed.content).collect();
+    contents.dedup_by(|a, b| a.trim() == b.trim());
+    (!contents.is_empty()).then(|| contents.join(", "))
 }
 
-/// What follows the last mark.
+/// A final answer that is stated after the last box.
+fn after_boxes(reply: &str, boxes: &[Boxed<'_>]) -> Option<String> {
+    let rest = complete(&reply[boxes.last()?.end..]);
+    let lower = rest.to_ascii_lowercase();
+    let end = FINAL.iter().filter_map(|mark| Some(lower.rfind(mark)? + mark.len())).max()?;
+    let begins = without_decoration(&rest[end..])
+        .starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '(' | '[' | '-'));
+    sentence(&rest[end..]).filter(|answer| begins && Form::of(answer).is_understood()).map(str::to_owned)
+}
+
+/// A reply up to a box that is never closed: what may stand there is no answer.
+fn complete(reply: &str) -> &str {
+    let end = ["\\boxed", "\\fbox"].iter().filter_map(|command| reply.find(command)).min();
+    &reply[..end.unwrap_or(reply.len())]
+}
+
+/// The answer of a reply without a complete box.
+fn unboxed(reply: &str) -> Option<&str> {
+    let reply = complete(reply).trim();
+    if let Some(rest) = after_mark(reply) {
+        return sentence(rest);
+    }
+    let is_word = !reply.is_empty() && !reply.contains(char::is_whitespace);
+    if is_word || Form::of(reply).is_understood() { Some(reply) } else { formulas::last_value(reply) }
+}
+
+/// What follows the last mark that announces an answer, rather than something that is said about one.
 fn after_mark(reply: &str) -> Option<&str> {
     let lower = reply.to_ascii_lowercase();
-    let end = MARKS.iter().filter_map(|mark| Some(lower.rfind(mark)? + mark.len())).max()?;
-    Some(&reply[end..])
+    let mut end = lower.len();
+    let mut ends = std::iter::from_fn(|| {
+        let (at, length) = MARKS.iter().filter_map(|mark| Some((lower[..end].rfind(mark)?, mark.len()))).max()?;
+        end = at;
+        Some(at + length)
+    })
+    .take(MAX_MARKS)
+    .peekable();
+    let last = *ends.peek()?;
+    Some(&reply[ends.find(|end| !is_remark(&lower[*end..])).unwrap_or(last)..])
 }
 
-/// The answer that a sentence gives: itself, or the last formula or number in it if it is in words.
+/// Whether what follows a mark only says how the answer is.
+fn is_remark(rest: &str) -> bool {
+    let line = without_decoration(rest).lines().next().unwrap_or("");
+    let word = line.find(|c: char| !c.is_alphabetic()).map_or(line, |end| &line[..end]);
+    let sentence = line.split(". ").next().unwrap_or(line);
+    REMARKS.contains(&word) && !sentence.contains(|c: char| c.is_ascii_digit() || c == '$' || c == '\\')
+}
+
+fn without_decoration(text: &str) -> &str {
+    text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '：' | ',' | '*' | '"' | '#'))
+}
+
+/// The answer that a sentence gives: itself, without the clauses that follow a value, or the last formula or number in it
+/// if it is in words.
 fn sentence(rest: &str) -> Option<&str> {
-    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
-    let line = rest.lines().next()?;
-    let line = &line[..line.find(". ").unwrap_or(line.len())];
-    let line = line.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '*'));
+    if let Some(bold) = bold(rest) {
+        return Some(bold);
+    }
+    let line = first_sentence(without_decoration(rest));
+    // In a formula, `!` would be a factorial.
+    let line = line.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '*' | '"' | '!'));
     let first = line.find(|c: char| !c.is_alphabetic()).unwrap_or(line.len());
-    let in_words = line[..first].chars().nth(1).is_some() && line[first..].starts_with(' ');
-    let inside = || last_formula(line).or_else(|| last_number(line));
-    Some(if in_words && choice::letter(line).is_none() { inside().unwrap_or(line) } else { line })
-        .filter(|l| !l.is_empty())
+    let in_words =
+        line[..first].chars().nth(1).is_some() && (line[first..].is_empty() || line[first..].starts_with([' ', ',']));
+    if !in_words {
+        return Some(clause::value(line)).filter(|line| !line.is_empty());
+    }
+    // A name or a verdict is an answer, whatever is said of it.
+    let main = clause::main(line);
+    let is_name = line.starts_with(char::is_uppercase)
+        && !OPENINGS.contains(&&*line[..first].to_lowercase())
+        && main.split(' ').nth(MAX_NAME).is_none();
+    let is_answer = is_name || VERDICTS.contains(&&*line[..first].to_lowercase());
+    if is_answer && main.len() < line.len() && formulas::last_value(main).is_none() {
+        return Some(main);
+    }
+    Some(formulas::last_value(clause::affirmed(line)).unwrap_or(main))
 }
 
-/// The last formula between dollar signs.
-fn last_formula(line: &str) -> Option<&str> {
-    let (before, after) = line.rsplit_once('$')?;
-    let (_, formula) = before.rsplit_once('$')?;
-    // A sign before a digit is of a sum of money, not the end of a formula.
-    (!formula.trim().is_empty() && !after.starts_with(|c: char| c.is_ascii_digit())).then_some(formula)
+/// What is in bold at the beginning, if it is a value: `**42** apples`.
+fn bold(rest: &str) -> Option<&str> {
+    let bold = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ':').strip_prefix("**")?;
+    let (bold, _) = bold.split_once("**")?;
+    (!bold.starts_with(char::is_whitespace) && Form::of(bold).is_understood()).then_some(bold)
 }
 
-/// The last number: digits with thousands separators, decimals, a denominator, a sign before and `%` after it. Digits
-/// after a letter, `^` or `_` belong to a name or a formula.
-fn last_number(text: &str) -> Option<&str> {
-    let (mut found, mut at) = (None, 0);
-    while let Some(offset) = text[at..].find(|c: char| c.is_ascii_digit()) {
-        let end = number_end(text, at + offset);
-        let before = &text[..at + offset];
-        let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '_');
-        if !before.ends_with(is_inside) {
-            let unsigned = before.strip_suffix('.').filter(|b| !b.ends_with(is_inside)).unwrap_or(before);
-            let sign =
-                unsigned.strip_suffix(['-', '−']).filter(|b| !b.ends_with(|c| is_inside(c) || matches!(c, ')' | '}')));
-            found = Some(&text[sign.unwrap_or(unsigned).len()..end]);
-        }
-        at = end;
-    }
-    found
-}
-
-/// Where the number ends whose first digit is at `start`.
-fn number_end(text: &str, start: usize) -> usize {
-    let bytes = text.as_bytes();
-    let digits = |at: usize| bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
-    let mut end = start + digits(start);
-    while bytes.get(end) == Some(&b',') && digits(end + 1) == 3 {
-        end += 4;
-    }
-    for sign in [b'.', b'/'] {
-        if bytes.get(end) == Some(&sign) && digits(end + 1) > 0 {
-            end += 1 + digits(end + 1);
-        }
-    }
-    let percent = ["%", "\\%"].into_iter().find(|sign| text[end..].starts_with(sign));
-    end + percent.map_or(0, str::len)
+/// The first sentence on the first line; a formula at its beginning may hold line breaks and full stops.
+fn first_sentence(text: &str) -> &str {
+    let start = formulas::first(text).filter(|formula| formula.start == 0).map_or(0, |formula| formula.end);
+    let line = text[start..].lines().next().unwrap_or("");
+    // The full stops of `i.e.` end no sentence.
+    let is_stop =
+        |(at, stop): &(usize, &str)| *stop != ". " || ![".e", ".g"].iter().any(|end| line[..*at].ends_with(end));
+    let stops = [". ", "? ", "! ", "。"].iter().filter_map(|stop| line.match_indices(stop).find(is_stop));
+    let stop = stops.map(|(at, _)| at).min();
+    &text[..start + stop.unwrap_or(line.len())]
 }

@@ -4,26 +4,51 @@
 //! written alike. Beyond that:
 //!
 //! - Numbers are compared exactly: integers, decimals, fractions, mixed numbers, scientific notation, thousands
-//!   separators. One too large for 128 bits is compared digit by digit.
+//!   separators. One too large for 128 bits is compared digit by digit. A decimal of some twelve digits or more also
+//!   equals what it is rounded from; a shorter one does not.
+//! - Commas between digits are read as what the other answer is: beside a list, `1,234` is `234, 1`; beside a number it is
+//!   1234, unless all groups are round numbers of three digits (`100,200` is no number without a currency, a unit or
+//!   LaTeX's `{,}`). Two or more digits after a comma that separates no thousands equal that decimal: `1,25` is `1.25`.
 //! - A percentage equals the number it stands for and the bare number before its sign: `50%` is `1/2` and is `50`.
-//! - Units, currency signs and degrees after or before a value do not count, nor does a variable that it is assigned to:
-//!   `x = 5`, `5 cm` and `$5` are `5`. Words of scale do: `5 million` is not `5`.
-//! - Tuples and intervals need the same brackets and order; sets, and solutions listed without brackets, no order.
-//! - Radicals, pi and all other formulas are compared as text: nothing is computed.
+//! - Units, currency signs and degrees after or before a value do not count, nor does a name that it is given: `x = 5`,
+//!   `f(2) = 5`, `5 cm` and `$5` are `5`, and so is `2 + 3 = 5`. Words of scale do: `5 million` is not `5`.
+//! - Tuples and intervals need the same brackets and order; sets, unions, and solutions listed without brackets, by commas,
+//!   "and", "or" or `\pm`, no order. Solutions with different names, or beside a tuple, have the order they are written in:
+//!   `x = 3, y = -5` is `3, -5` and not `-5, 3`. Different units are such names; `x_1`, `x_2` and so on only count.
+//! - Elements and the entries of matrices are compared as answers are; which brackets a matrix has does not count.
+//! - Bounds of a variable are the interval they leave it; equations and inequalities are equal up to a factor.
+//! - Formulas are equal that have the same value, exactly or, with radicals, functions and variables, to eleven digits at
+//!   three points; see `parser.rs` for what is read. A power is not the plain number that it makes: `2^{10}` is not
+//!   `1024`. All other formulas are compared as text.
 //!
 //! Time grows linearly with the length of an answer, whatever is in it.
+//!
+//! docs/grading.md compares this with Math-Verify and lm-eval.
 
+mod algebra;
+mod assign;
+mod boxes;
 mod choice;
+mod clause;
 mod extract;
+mod form;
+mod formulas;
+mod joint;
+mod list;
+mod matrix;
+mod parser;
 mod rational;
+mod relation;
+mod stated;
 mod text;
+mod thousands;
 mod tokens;
 mod units;
 mod value;
 
-pub use extract::extract;
+pub use extract::{Kind, extract};
 
-use value::Form;
+use form::Form;
 
 /// The right answer to a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +57,16 @@ pub enum Answer {
     Free(String),
     /// The letter of an option, in upper case.
     Choice(char),
+}
+
+impl Answer {
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Free(_) => Kind::Free,
+            Self::Choice(_) => Kind::Choice,
+        }
+    }
 }
 
 /// Whether `found` is the answer that `reference` asks for. Nothing found is never right.
@@ -125,6 +160,31 @@ mod tests {
             "\n",
             "####",
             "answer is",
+            "\\pm",
+            "\\begin{pmatrix}",
+            "\\end{pmatrix}",
+            "\\\\",
+            "&",
+            "|",
+            "<",
+            "\\leq",
+            "\\approx",
+            "\\in",
+            "\\sin",
+            ";",
+            " and ",
+            " or ",
+            ", ",
+            "not ",
+            "because ",
+            "Option ",
+            " is right",
+            "100,200",
+            "1,22",
+            "y",
+            "D",
+            "**",
+            "i",
         ];
         prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12).prop_map(|parts| parts.concat())
     }
@@ -134,7 +194,8 @@ mod tests {
 
         #[test]
         fn nothing_panics(reply in ".{0,80}", other in ".{0,40}") {
-            let found = extract(&reply).unwrap_or(reply);
+            extract(&reply, Kind::Choice);
+            let found = extract(&reply, Kind::Free).unwrap_or(reply);
             for reference in [Answer::Free(other), Answer::Choice('B')] {
                 is_correct(&found, &reference);
                 canonical(&found, &reference);
@@ -143,7 +204,9 @@ mod tests {
 
         #[test]
         fn equality_is_symmetric_and_holds_for_itself(a in answer(), b in answer()) {
-            extract(&a);
+            for kind in [Kind::Free, Kind::Choice] {
+                extract(&a, kind);
+            }
             let (free_a, free_b) = (Answer::Free(a.clone()), Answer::Free(b.clone()));
             prop_assert_eq!(is_correct(&a, &free_b), is_correct(&b, &free_a));
             prop_assert!(is_correct(&a, &free_a) || !text::normalise(&a).contains(char::is_alphanumeric));
@@ -209,9 +272,47 @@ mod tests {
             "1 \\frac{1}{2} ",
             ". ",
             "{{1},",
+            "\\pm ",
+            "1\\pm2,",
+            "\\begin{pmatrix}",
+            "1&",
+            "1\\\\",
+            "\\begin{pmatrix}1\\end{pmatrix}",
+            "|",
+            "|x",
+            "<",
+            "x<",
+            "1=",
+            "x=1,",
+            "x \\in ",
+            "1\\approx",
+            "[1,2]\\cup",
+            " and ",
+            "1 or ",
+            "1;",
+            "answer is 1 because ",
+            "answer\n",
+            "final answer: 5",
+            "\\boxed{5}",
+            "\\boxed5",
+            "\\boxed{5} and ",
+            "$x$ and ",
+            "$ ",
+            "5 (",
+            ", not ",
+            "**",
+            "D is wrong ",
+            "answer D ",
+            "x^",
+            "\\sin ",
+            "x_",
+            "1+",
+            "100,200,",
         ] {
             let text = piece.repeat((1 << 17) / piece.len());
-            extract(&text);
+            for kind in [Kind::Free, Kind::Choice] {
+                extract(&text, kind);
+            }
             for reference in [Answer::Free(text.clone()), Answer::Choice('A')] {
                 is_correct(&text, &reference);
                 canonical(&text, &reference);

@@ -9,31 +9,73 @@ pub(super) struct Rational {
     denominator: i128,
 }
 
+/// Denominators from here on are of decimals that a computer printed.
+const ROUNDED: i128 = 1_000_000_000_000;
+
 impl Rational {
-    fn new(numerator: i128, denominator: i128) -> Option<Self> {
+    /// `None` where the denominator is zero.
+    pub(super) fn new(numerator: i128, denominator: i128) -> Option<Self> {
         let divisor = i128::try_from(gcd(numerator.unsigned_abs(), denominator.unsigned_abs())).ok()?;
         let divisor = divisor * denominator.signum();
         Some(Self { numerator: numerator.checked_div(divisor)?, denominator: denominator.checked_div(divisor)? })
     }
 
-    fn plus(self, other: Self) -> Option<Self> {
+    pub(super) fn plus(self, other: Self) -> Option<Self> {
         let left = self.numerator.checked_mul(other.denominator)?;
         let right = other.numerator.checked_mul(self.denominator)?;
         Self::new(left.checked_add(right)?, self.denominator.checked_mul(other.denominator)?)
     }
 
-    fn times(self, other: Self) -> Option<Self> {
+    pub(super) fn times(self, other: Self) -> Option<Self> {
         let numerator = self.numerator.checked_mul(other.numerator)?;
         Self::new(numerator, self.denominator.checked_mul(other.denominator)?)
     }
 
-    fn over(self, other: Self) -> Option<Self> {
+    pub(super) fn over(self, other: Self) -> Option<Self> {
         self.times(Self::new(other.denominator, other.numerator)?)
     }
 
     fn power_of_ten(exponent: i32) -> Option<Self> {
         let power = 10i128.checked_pow(exponent.unsigned_abs())?;
         if exponent < 0 { Self::new(1, power) } else { Self::new(power, 1) }
+    }
+
+    /// The number raised to a whole power.
+    pub(super) fn power(self, exponent: i32) -> Option<Self> {
+        let of = |n: i128| n.checked_pow(exponent.unsigned_abs());
+        let (numerator, denominator) = (of(self.numerator)?, of(self.denominator)?);
+        if exponent < 0 { Self::new(denominator, numerator) } else { Self::new(numerator, denominator) }
+    }
+
+    /// Its root where that is a fraction, too.
+    pub(super) fn root(self, degree: i32) -> Option<Self> {
+        let of = |n: i128| {
+            let near = (n as f64).powf(1.0 / f64::from(degree)).round() as i128;
+            (n >= 0 && near.checked_pow(degree.unsigned_abs()) == Some(n)).then_some(near)
+        };
+        Self::new(of(self.numerator)?, of(self.denominator)?)
+    }
+
+    /// The nearest floating-point number.
+    pub(super) fn to_f64(self) -> f64 {
+        self.numerator as f64 / self.denominator as f64
+    }
+
+    /// It as an exponent, if it is a whole number that is small enough to be one.
+    pub(super) fn to_exponent(self) -> Option<i32> {
+        i32::try_from(self.numerator).ok().filter(|n| self.denominator == 1 && n.abs() <= 1000)
+    }
+
+    /// Whether it is an integer.
+    pub(super) fn is_integer(self) -> bool {
+        self.denominator == 1
+    }
+
+    /// The same number; also one that floating point rounds it to, which a denominator beyond 10^12 shows.
+    pub(super) fn is(self, other: Self) -> bool {
+        let rounded = self.denominator.max(other.denominator) >= ROUNDED;
+        let (a, b) = (self.to_f64(), other.to_f64());
+        self == other || (rounded && (a - b).abs() <= 1e-12 * a.abs().max(b.abs()))
     }
 
     /// The number that as many percent are.

@@ -8,7 +8,8 @@ pub(super) fn normalise(answer: &str) -> String {
     for (_, token) in Tokens::of(answer) {
         writer.push(spelling(token));
     }
-    let text = writer.out.replace("^{\\circ}", "").replace("^\\circ", "");
+    let text =
+        writer.out.replace("^{\\circ}", "").replace("^\\circ", "").replace("+/-", "\\pm ").replace(") U (", ")\\cup (");
     // Markdown around the answer, and the sentence that it ends.
     let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '`' | '"');
     let is_ending = |c: char| is_wrapping(c) || matches!(c, '.' | ',' | ';' | ':');
@@ -18,25 +19,36 @@ pub(super) fn normalise(answer: &str) -> String {
 /// The token that stands for all that mean the same; empty for those that mean nothing.
 fn spelling(token: &str) -> &str {
     match token {
-        "$" | "\\$" | "€" | "£" | "\\(" | "\\)" | "\\[" | "\\]" | "\\!" | "\\left" | "\\right" | "\\displaystyle" => {
-            ""
-        }
+        "$" | "\\$" | "€" | "£" | "\\(" | "\\)" | "\\[" | "\\]" | "\\left" | "\\right" | "\\displaystyle"
+        | "\\hline" => "",
         "\\big" | "\\Big" | "\\bigl" | "\\bigr" | "\\Bigl" | "\\Bigr" => "",
         "\\," | "\\;" | "\\:" | "\\>" | "\\ " | "~" | "\\quad" | "\\qquad" | "\\degree" | "°" => " ",
         "\\dfrac" | "\\tfrac" | "\\cfrac" => "\\frac",
-        "\\mathrm" | "\\mbox" | "\\textbf" | "\\textit" | "\\textrm" | "\\mathbf" | "\\boxed" | "\\fbox" => "\\text",
+        "\\mathrm" | "\\mathbf" | "\\mathsf" | "\\mbox" | "\\operatorname" | "\\boxed" | "\\fbox" => "\\text",
+        "\\textbf" | "\\textit" | "\\textrm" | "\\textsf" | "\\texttt" | "\\textnormal" => "\\text",
         "\\times" | "\\cdot" | "×" | "·" | "⋅" => "*",
         "\\%" | "％" => "%",
         "\\lbrace" => "\\{",
         "\\rbrace" => "\\}",
-        "\\le" | "≤" => "\\leq",
-        "\\ge" | "≥" => "\\geq",
+        "\\lt" => "<",
+        "\\gt" => ">",
+        "\\le" | "≤" | "\\leqslant" => "\\leq",
+        "\\ge" | "≥" | "\\geqslant" => "\\geq",
+        "±" => "\\pm",
+        "∓" => "\\mp",
+        "≈" => "\\approx",
+        "∈" => "\\in",
+        "\\lor" | "\\vee" | "∨" => " or ",
+        "\\land" | "\\wedge" | "∧" => " and ",
         "\\ne" | "≠" => "\\neq",
         "−" | "–" => "-",
         "π" => "\\pi",
         "√" => "\\sqrt",
         "∞" => "\\infty",
-        "∪" => "\\cup",
+        "∪" | "\\bigcup" => "\\cup",
+        "\\varnothing" | "∅" => "\\emptyset",
+        "\\langle" => "(",
+        "\\rangle" => ")",
         "²" => "^2",
         "³" => "^3",
         token if token.chars().all(char::is_whitespace) => " ",
@@ -62,14 +74,24 @@ struct Writer {
     arguments: u8,
     in_root_index: bool,
     text_follows: bool,
+    /// No space follows: `\!` takes it back.
+    tight: bool,
+    after_command: bool,
 }
 
 impl Writer {
     fn push(&mut self, token: &str) {
+        // A letter would make another name of the command before it.
+        if self.after_command && token.starts_with(char::is_alphabetic) {
+            self.out.push(' ');
+        }
         match token {
             "" => {}
+            "\\!" => self.tight = true,
+            " " if self.tight => return,
             " " => self.space(),
             "\\text" => self.text_follows = true,
+            "=" if self.out.ends_with(['<', '>']) || self.out.ends_with(" !") => self.relation(),
             "^" if self.out.ends_with(' ') => {
                 self.out.pop();
                 self.out.push('^');
@@ -89,6 +111,19 @@ impl Writer {
             _ => self.out.push_str(token),
         }
         self.text_follows &= matches!(token, "" | " " | "\\text");
+        self.tight = token == "\\!";
+        self.after_command =
+            self.arguments == 0 && token.strip_prefix('\\').is_some_and(|name| name.starts_with(char::is_alphabetic));
+    }
+
+    /// `<=`, `>=` and `!=` as they are in LaTeX.
+    fn relation(&mut self) {
+        let sign = match self.out.pop() {
+            Some('<') => "\\leq ",
+            Some('>') => "\\geq ",
+            _ => "\\neq ",
+        };
+        self.out.push_str(sign);
     }
 
     fn space(&mut self) {
@@ -122,6 +157,11 @@ impl Writer {
             Some(Open::Argument(expected)) => {
                 self.out.push('}');
                 self.arguments = expected;
+            }
+            // A comma of its own separates no elements.
+            Some(Open::Group(at)) if self.out[at + 1..].trim() == "," => {
+                self.out.truncate(self.out[..at].trim_end().len());
+                self.out.push(',');
             }
             Some(Open::Group(at)) => match self.out[at + 1..].chars().nth(1) {
                 None => drop(self.out.remove(at)),

@@ -72,6 +72,13 @@ pub(super) fn strip(text: &str, is_number: impl Fn(&str) -> bool) -> Option<&str
     (fits && stands_off && has_value).then_some(value)
 }
 
+/// Whether text begins with a word that changes the value before it: `million dollars`.
+pub(super) fn changes_value(text: &str) -> bool {
+    let word = text.trim_start();
+    let word = &word[..word.find(|c: char| !c.is_alphabetic()).unwrap_or(word.len())];
+    NO_UNITS.contains(&word.to_lowercase().as_str())
+}
+
 /// Where the first letter is that belongs to no control sequence.
 fn first_word(text: &str) -> Option<usize> {
     Tokens::of(text).find(|(_, token)| token.starts_with(char::is_alphabetic)).map(|(at, _)| at)

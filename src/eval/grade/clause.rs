@@ -1,0 +1,107 @@
+//! Where an answer ends and what is said of it begins: `72, in total`, `18 dollars because ...`, `40 (10 + 30)`.
+
+use super::form::Form;
+use super::{formulas, units};
+
+/// What a clause begins with that goes on after an answer.
+const CLAUSES: [&str; 29] = [
+    "after", "as", "assuming", "at", "because", "before", "but", "by", "due", "for", "from", "given", "if", "instead",
+    "not", "on", "rather", "since", "so", "than", "that", "thus", "unless", "when", "where", "which", "while", "who",
+    "with",
+];
+
+/// As much of a line that begins with a value as is the value.
+pub(super) fn value(line: &str) -> &str {
+    let line = without_remark(line);
+    if Form::of(line).is_understood() {
+        return line;
+    }
+    let main = without_remark(main(line));
+    let first = first_word(main);
+    let head = trimmed(&main[..first]);
+    let rest = &main[first..];
+    let goes_on = rest.contains(|c: char| c.is_ascii_digit()) || units::changes_value(rest);
+    if Form::of(main).is_understood() {
+        main
+    } else if head.contains(|c: char| c.is_ascii_digit() || c == '\\') && Form::of(head).is_understood() && !goes_on {
+        head
+    } else if let Some(first) = first_part(main) {
+        first
+    } else if goes_on || main.chars().nth(1).is_some() {
+        main
+    } else {
+        line
+    }
+}
+
+/// A line up to the first clause that goes on after what it says.
+pub(super) fn main(line: &str) -> &str {
+    let formula = formulas::first(line).filter(|formula| formula.start == 0).map_or(0, |formula| formula.end);
+    let mut before = "";
+    let mut at = formula;
+    for word in line[formula..].split_inclusive(' ') {
+        let bare = word.trim_matches(|c: char| c.is_whitespace() || c == ',' || c == '(');
+        let bare = bare.trim_end_matches([':', ';', '.']);
+        let is_word = bare.chars().all(char::is_alphabetic) && bare.chars().nth(1).is_some();
+        let joins = matches!(bare, "and" | "or");
+        let after_comma = before.ends_with([',', ';', ':', '-', '–', '—']);
+        let after_joint = matches!(before, "and" | "or") && bare.starts_with(char::is_lowercase);
+        if at > 0 && is_word && !joins && (after_comma || after_joint || CLAUSES.contains(&bare)) {
+            let end = if after_joint { line[..at].trim_end().len() - before.len() } else { at };
+            return trimmed(&line[..end]);
+        }
+        before = word.trim_end();
+        at += word.len();
+    }
+    trimmed(line)
+}
+
+/// What stands before the first comma, if it is a value and what follows is none.
+fn first_part(line: &str) -> Option<&str> {
+    let (first, rest) = line.split_once(", ")?;
+    let next = rest.split_once(", ").map_or(rest, |(next, _)| next);
+    (Form::of(first).is_understood() && !Form::of(next).is_understood()).then_some(first)
+}
+
+/// A sentence without what it says the answer is not.
+pub(super) fn affirmed(line: &str) -> &str {
+    let denials = [", not ", " instead of ", " rather than ", " (not "];
+    let end = denials.iter().filter_map(|denial| line.find(denial)).min();
+    end.map(|end| &line[..end]).filter(|line| formulas::last_value(line).is_some()).unwrap_or(line)
+}
+
+/// A value without what stands in parentheses after it, unless that is a factor: `40 (10 + 30)`, but `2 (x + 1)`.
+fn without_remark(line: &str) -> &str {
+    let Some(at) = line.find(" (") else { return line };
+    let (value, remark) = (line[..at].trim_end_matches('*'), &line[at + 2..]);
+    let has_variable = remark
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|word| word.len() == 1 && word.starts_with(char::is_alphabetic));
+    let has_words = remark.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().nth(2).is_some());
+    let is_remark = has_words
+        || remark.starts_with(['i', 'e', '=']) && remark[1..].starts_with(['.', ' '])
+        || (!has_variable && !remark.contains(',') && Form::of(value).is_number());
+    if is_remark && Form::of(value).is_understood() { value } else { line }
+}
+
+/// Where the first word of several letters begins that is no command of LaTeX.
+fn first_word(text: &str) -> usize {
+    let (mut start, mut length, mut in_command) = (0, 0, false);
+    for (at, c) in text.char_indices() {
+        if c.is_alphabetic() && !in_command {
+            start = if length == 0 { at } else { start };
+            length += 1;
+            if length == 2 {
+                return start;
+            }
+        } else {
+            length = 0;
+            in_command = c == '\\' || (in_command && c.is_alphabetic());
+        }
+    }
+    text.len()
+}
+
+fn trimmed(text: &str) -> &str {
+    text.trim_end_matches([' ', ',', ';', ':', '-', '–', '—', '*', '(', '.'])
+}

@@ -1,0 +1,133 @@
+//! Formulas and numbers in running text.
+
+use super::joint::is_joint;
+
+/// A formula between its signs: `$...$`, `$$...$$`, `\(...\)`, `\[...\]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Formula<'a> {
+    /// Where its sign begins, and where the one ends that closes it.
+    pub(super) start: usize,
+    pub(super) end: usize,
+    content: &'a str,
+}
+
+/// The first formula.
+pub(super) fn first(text: &str) -> Option<Formula<'_>> {
+    Formulas { text, at: 0 }.next()
+}
+
+/// The last formula, with those that are joined to it, or the last number, whichever ends last.
+pub(super) fn last_value(text: &str) -> Option<&str> {
+    let formulas: Vec<Formula<'_>> = Formulas { text, at: 0 }.collect();
+    let number = last_number(text);
+    let Some(last) = formulas.last() else { return number };
+    if let Some(number) = number.filter(|number| number.as_ptr() as usize - text.as_ptr() as usize >= last.end) {
+        return Some(number);
+    }
+    let joined = formulas.windows(2).rev().take_while(|pair| is_joint(&text[pair[0].end..pair[1].start])).count();
+    let first = formulas[formulas.len() - 1 - joined];
+    Some(if joined == 0 { last.content } else { &text[first.start..last.end] })
+}
+
+struct Formulas<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Formulas<'a> {
+    type Item = Formula<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // What was opened: its sign, where it begins and where its content does.
+        let mut open: Option<(&str, usize, usize)> = None;
+        while let Some((start, sign)) = next_sign(self.text, self.at) {
+            let end = start + sign.len();
+            self.at = end;
+            if let Some((opening, from, content)) = open
+                && closes(opening, sign)
+            {
+                let content = &self.text[content..start];
+                // A sign before a digit is of a sum of money, and so is one before several words.
+                let is_money =
+                    sign == "$" && (self.text[end..].starts_with(|c: char| c.is_ascii_digit()) || is_prose(content));
+                if !is_money && !content.trim().is_empty() {
+                    return Some(Formula { start: from, end, content });
+                }
+            }
+            open = matches!(sign, "$" | "$$" | "\\(" | "\\[").then_some((sign, start, end));
+        }
+        None
+    }
+}
+
+fn next_sign(text: &str, from: usize) -> Option<(usize, &str)> {
+    let bytes = text.as_bytes();
+    let mut at = from;
+    while let Some(offset) = text[at..].find(['$', '\\']) {
+        at += offset;
+        let next = bytes.get(at + 1);
+        let length = match (bytes[at], next) {
+            (b'$', Some(b'$')) => 2,
+            (b'$', _) => 1,
+            (_, Some(b'(' | b')' | b'[' | b']')) => 2,
+            _ => 0,
+        };
+        if length > 0 {
+            return Some((at, &text[at..at + length]));
+        }
+        // The character after a backslash belongs to it.
+        at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8);
+    }
+    None
+}
+
+fn closes(opening: &str, sign: &str) -> bool {
+    matches!((opening, sign), ("$", "$") | ("$$", "$$") | ("\\(", "\\)") | ("\\[", "\\]"))
+}
+
+/// Whether several words stand in text that are no arguments of commands.
+fn is_prose(text: &str) -> bool {
+    let outside = text.split(['\\', '{']).enumerate().map(|(i, part)| {
+        let inside = if i == 0 { 0 } else { part.find(['}', ' ']).unwrap_or(part.len()) };
+        &part[inside..]
+    });
+    let words =
+        outside.flat_map(|part| part.split(|c: char| !c.is_alphabetic())).filter(|word| word.chars().nth(2).is_some());
+    words.take(2).count() == 2
+}
+
+/// The last number: digits with thousands separators or several with commas alone between them, decimals, a denominator,
+/// a sign before and `%` after it. Digits after a letter, `^` or `_` belong to a name or a formula.
+fn last_number(text: &str) -> Option<&str> {
+    let (mut found, mut at) = (None, 0);
+    while let Some(offset) = text[at..].find(|c: char| c.is_ascii_digit()) {
+        let end = number_end(text, at + offset);
+        let before = &text[..at + offset];
+        let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '_');
+        if !before.ends_with(is_inside) {
+            let unsigned = before.strip_suffix('.').filter(|b| !b.ends_with(is_inside)).unwrap_or(before);
+            let sign =
+                unsigned.strip_suffix(['-', '−']).filter(|b| !b.ends_with(|c| is_inside(c) || matches!(c, ')' | '}')));
+            found = Some(&text[sign.unwrap_or(unsigned).len()..end]);
+        }
+        at = end;
+    }
+    found
+}
+
+/// Where the number ends whose first digit is at `start`.
+fn number_end(text: &str, start: usize) -> usize {
+    let bytes = text.as_bytes();
+    let digits = |at: usize| bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let mut end = start + digits(start);
+    while bytes.get(end) == Some(&b',') && digits(end + 1) > 0 {
+        end += 1 + digits(end + 1);
+    }
+    for sign in [b'.', b'/'] {
+        if bytes.get(end) == Some(&sign) && digits(end + 1) > 0 {
+            end += 1 + digits(end + 1);
+        }
+    }
+    let percent = ["%", "\\%"].into_iter().find(|sign| text[end..].starts_with(sign));
+    end + percent.map_or(0, str::len)
+}
