@@ -5,14 +5,14 @@ use std::io::Write;
 use anyhow::Context as _;
 use stepflow::engine::{Finish, Request, Sampler, Session};
 
-use super::args::ChatArgs;
+use super::chat::ChatArgs;
 use super::printer::Style;
 use super::setup::{self, Interrupt};
 use super::{chat, exit, input, report, saliency};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
-    report::check_files(&args.conversation)?;
+    chat::check_files(&args.conversation)?;
     let prompt = input::first_prompt(&args.conversation)?;
     let prompt = prompt.context("nothing to complete: give a prompt with -p, -f or on stdin")?;
     let interrupt = Interrupt::install()?;
@@ -42,9 +42,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if summary.finish == Finish::ContextFull {
         say!("stepflow: the context of {} tokens is full; use a larger -c", session.n_ctx());
     }
-    report::save(&args.conversation, &session)?;
+    chat::save_files(&args.conversation, &session)?;
     if summary.finish != Finish::Interrupted {
         report::warn_if_never_engaged(session.stepflow(), session.markers());
     }
-    saliency::of_conversation(args, session, &interrupt, exit::of_finish(summary.finish))
+    saliency::of_conversation(args.conversation.saliency.as_deref(), args.context.threads, session, &interrupt, exit::of_finish(summary.finish))
 }

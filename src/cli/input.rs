@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::args::ConversationArgs;
+use super::chat::ConversationArgs;
 
 /// The first thing said, if flags, a file or a redirected stdin say it.
 pub fn first_prompt(args: &ConversationArgs) -> anyhow::Result<Option<String>> {

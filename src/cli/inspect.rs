@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use stepflow::engine::{self, EngineError, Repair};
@@ -13,8 +14,22 @@ use stepflow::saliency::no_gradient;
 use stepflow::stepflow::{LayerSelection, StepFlowConfig};
 use stepflow::trace::{Family, Markers};
 
-use super::args::{InspectArgs, StepFlowArgs};
+use super::flags::{ModelArgs, StepFlowArgs};
 use super::{exit, output, setup};
+
+/// Inspecting.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub stepflow: StepFlowArgs,
+    /// JSON output.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {

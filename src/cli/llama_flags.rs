@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
-use super::args::Cli;
+use super::command::Cli;
 
 /// Flags of one dash and several letters, and what they stand for.
 const SHORT: [(&str, &str); 21] = [

@@ -1,21 +1,24 @@
-//! The command line: flags as typed ([`args`]), what they mean ([`setup`]), and one command a file.
+//! The program: its commands ([`command`]) and the flags that they share as typed ([`flags`]), what these mean
+//! ([`setup`]), and one command a file or folder.
 
 #[macro_use]
 mod say;
-mod args;
 mod bench;
 mod chat;
+mod command;
 mod complete;
 mod config_file;
 mod devices;
 mod download;
 mod eval;
 mod exit;
+mod flags;
 mod input;
 mod inspect;
 mod llama_flags;
 mod output;
 mod printer;
+mod progress;
 mod report;
 mod saliency;
 mod score;
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Command};
+use command::{Cli, Command};
 
 /// Runs the program.
 pub fn main() -> ExitCode {

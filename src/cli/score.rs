@@ -1,17 +1,64 @@
 //! `score`: the negative log-likelihood of every token of a text, with StepFlow or without.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use stepflow::engine::{self, Control, EngineError};
 use stepflow::llama::{Context, LlamaError, Model, Row, Token};
 use stepflow::trace::{Segment, Step};
 
-use super::args::{ScoreArgs, ScoreFormat, Switch};
-use super::report::{self, Progress};
+use super::flags::{ContextArgs, ModelArgs, StepFlowArgs, Switch};
+use super::progress::Progress;
+use super::report;
 use super::setup::{self, Interrupt};
 use super::{exit, input, output};
+
+/// Scoring.
+#[derive(Debug, Clone, Args)]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub context: ContextArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub stepflow: StepFlowArgs,
+    /// The text to score; special tokens in it count as such.
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "tokens"])]
+    pub prompt: Option<String>,
+    /// File with the text to score; stdin by default.
+    #[arg(short, long, value_name = "FNAME", conflicts_with = "tokens")]
+    pub file: Option<PathBuf>,
+    /// File with token numbers instead of text: a JSON array, or separated by white space.
+    #[arg(long, value_name = "FNAME")]
+    pub tokens: Option<PathBuf>,
+    /// Tokens at the beginning that are prompt: an implicit family starts to think after them.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub prompt_tokens: usize,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = ScoreFormat::Csv)]
+    pub format: ScoreFormat,
+    /// JSON output, as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// Write to a file instead of stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Output formats of `score`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScoreFormat {
+    /// One row a token.
+    Csv,
+    /// One object.
+    Json,
+}
 
 /// Tokens from which on progress is shown.
 const WORTH_PROGRESS: usize = 2048;

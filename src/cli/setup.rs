@@ -10,7 +10,7 @@ use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::args::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
+use super::flags::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
 use super::{config_file, download, exit, input};
 
 /// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.

@@ -2,7 +2,7 @@
 
 use clap::CommandFactory;
 
-use super::args::Cli;
+use super::command::Cli;
 use super::{exit, output};
 
 /// `--version`.

@@ -2,18 +2,31 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::PathBuf;
 
+use clap::Args;
 use stepflow::builtin;
 use stepflow::engine::{EngineError, Parallel};
 use stepflow::eval::tune::{Tuned, tune};
 use stepflow::eval::{Arm, Plan};
 use stepflow::llama::LlamaError;
 
-use super::args::TuneArgs;
+use super::eval::args::TaskArgs;
 use super::eval::task::Task;
-use super::report::Progress;
+use super::progress::Progress;
 use super::setup::Interrupt;
 use super::{config_file, exit, output};
+
+/// Tuning.
+#[derive(Debug, Clone, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub task: TaskArgs,
+    /// File for the chosen settings (TOML), for `--config`; stdout by default.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
 
 /// Runs the command.
 pub fn run(args: &TuneArgs) -> anyhow::Result<u8> {

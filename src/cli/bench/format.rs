@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::super::args::BenchFormat;
+use super::args::BenchFormat;
 use super::super::output;
 use super::record::Record;
 

@@ -3,6 +3,7 @@
 //! Two runs of a program on one machine can differ by a third, so nothing is told from two runs: both arms, contexts of
 //! one model, take turns token by token, and the ratio is that of neighbours in time.
 
+mod args;
 mod format;
 mod machine;
 mod measure;
@@ -13,10 +14,11 @@ use stepflow::engine::{self, EngineError};
 use stepflow::llama::{FlashAttention, LlamaError};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::args::{BenchArgs, ContextArgs};
-use super::report::Progress;
+use super::flags::ContextArgs;
+use super::progress::Progress;
 use super::setup::{self, Interrupt};
 use super::{exit, output};
+pub use args::BenchArgs;
 use measure::Arm;
 use plan::Test;
 use record::{Record, Setting};

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use stepflow::llama::{Row, Token};
 use stepflow::trace::Segment;
 
-use super::super::args::BenchArgs;
+use super::args::BenchArgs;
 
 /// Tokens from one step start to the next: a sentence.
 const STEP: usize = 20;

@@ -4,7 +4,7 @@ use anyhow::bail;
 use stepflow::eval::{Folder, Run, folder};
 
 use super::conclude;
-use crate::cli::args::MergeArgs;
+use super::args::MergeArgs;
 use crate::cli::exit;
 
 /// Runs the command.

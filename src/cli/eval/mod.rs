@@ -1,6 +1,7 @@
 //! `eval`: what StepFlow does to the accuracy of a model's answers.
 
-pub mod grade;
+pub mod args;
+mod grade;
 mod merge;
 pub mod task;
 
@@ -13,10 +14,11 @@ use stepflow::eval::{Arm, Folder, FolderError, Plan, Run, Sample, Summary, speed
 use stepflow::llama::LlamaError;
 
 use super::exit::{self, Usage};
-use super::report::Progress;
+use super::progress::Progress;
 use super::setup::Interrupt;
 use super::{config_file, output};
-use crate::cli::args::{EvalArgs, EvalCommand, Shard};
+pub use args::EvalArgs;
+use args::{EvalCommand, Shard};
 use task::Task;
 
 /// Runs the command.

@@ -9,7 +9,8 @@ use stepflow::eval::{Format, Problem, problem};
 use stepflow::llama::{FlashAttention, Model, Token};
 use stepflow::stepflow::StepFlowConfig;
 
-use crate::cli::args::{Switch, TaskArgs};
+use super::args::TaskArgs;
+use crate::cli::flags::Switch;
 use crate::cli::setup::{self, Interrupt};
 use crate::cli::{input, output};
 

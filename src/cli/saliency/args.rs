@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
 
-use crate::cli::args::{FamilyArgs, ModelArgs, TemplateArgs, threads};
+use crate::cli::flags::{FamilyArgs, ModelArgs, TemplateArgs, threads};
 
 /// Step-Saliency.
 #[derive(Debug, Clone, Args)]

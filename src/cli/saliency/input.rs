@@ -9,7 +9,7 @@ use stepflow::llama::Model;
 use stepflow::trace::{Family, Markers, Segment, TraceFile};
 
 use super::args::InputArgs;
-use crate::cli::args::FamilyArgs;
+use crate::cli::flags::FamilyArgs;
 use crate::cli::exit::Usage;
 use crate::cli::{input, report, setup};
 

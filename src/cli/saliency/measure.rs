@@ -11,7 +11,7 @@ use stepflow::saliency::{self, Pool, Probe, Saliency};
 
 use super::args::{Activations, Estimator, LossOf, MeasureArgs, SaliencyMethod, TableArgs};
 use crate::cli::exit::Usage;
-use crate::cli::report::Progress;
+use crate::cli::progress::Progress;
 use crate::cli::setup::Interrupt;
 
 /// What is to be measured.

@@ -1,6 +1,6 @@
 //! `saliency`: step-to-step maps of a trace, for every layer, as tables and pictures.
 
-pub mod args;
+mod args;
 mod compare;
 mod folder;
 mod input;
@@ -21,11 +21,11 @@ use stepflow::saliency::{LayerMaps, LayerMetrics, Metric, Pool, Saliency, StepMa
 use stepflow::stepflow::Side;
 use stepflow::trace::{Segment, TraceFile};
 
-use super::args::ChatArgs;
 use super::exit::{self, Usage};
 use super::output;
 use super::setup::{self, Interrupt};
-use args::{LossOf, MeasureArgs, SaliencyArgs, SaliencyCommand, TableArgs};
+pub use args::SaliencyArgs;
+use args::{LossOf, MeasureArgs, SaliencyCommand, TableArgs};
 use measure::{Method, Task};
 use pictures::Pictures;
 use tables::Tables;
@@ -66,10 +66,16 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// Measures a conversation that has come to its end, as `saliency` without flags would, if the flags ask for it. `code`
-/// is the exit code so far; returns the one to end with.
-pub fn of_conversation(args: &ChatArgs, session: Session, interrupt: &Interrupt, code: u8) -> anyhow::Result<u8> {
-    let Some(out) = args.conversation.saliency_csv.clone().filter(|_| code != exit::INTERRUPTED) else {
+/// Measures a conversation that has come to its end, as `saliency` without flags would, and leaves the maps in `out`, if
+/// there is such a folder. `code` is the exit code so far; returns the one to end with.
+pub fn of_conversation(
+    out: Option<&Path>,
+    threads: Option<i32>,
+    session: Session,
+    interrupt: &Interrupt,
+    code: u8,
+) -> anyhow::Result<u8> {
+    let Some(out) = out.filter(|_| code != exit::INTERRUPTED).map(Path::to_owned) else {
         return Ok(code);
     };
     let (trace, model) = (session.trace(), session.model().clone());
@@ -80,7 +86,7 @@ pub fn of_conversation(args: &ChatArgs, session: Session, interrupt: &Interrupt,
     }
     // Its memory may be what measuring needs.
     drop(session);
-    let (measure, tables) = (MeasureArgs::automatic(args.context.threads), TableArgs::default());
+    let (measure, tables) = (MeasureArgs::automatic(threads), TableArgs::default());
     let found = Settings { measure: &measure, tables: &tables, out, interrupt }.run(model, &trace)?;
     // Stdout holds the answer.
     found.verdict.lines().for_each(|line| say!("{line}"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 
-use crate::cli::args::{ContextArgs, ModelArgs, ReasoningFormat, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
+use crate::cli::flags::{ContextArgs, ModelArgs, ReasoningFormat, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
 
 /// Serving.
 #[derive(Debug, Clone, Args)]

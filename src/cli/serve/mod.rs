@@ -1,6 +1,6 @@
 //! `stepflow serve`.
 
-pub mod args;
+mod args;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use stepflow::llama::{ContextParams, Model};
 use stepflow::server::{Options, Ready, Server, Tls};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::args::{ReasoningFormat, Switch};
+use super::flags::{ReasoningFormat, Switch};
 use super::exit::{self, Usage};
 use super::input;
 use super::setup::{self, Interrupt};
-use args::{ServeArgs, ServerArgs};
+use args::ServerArgs;
+pub use args::ServeArgs;
 
 /// Slots where nothing says how many.
 const SLOTS: usize = 4;

@@ -1,5 +1,8 @@
 //! The default command: a conversation, on a terminal or through a pipe.
 
+mod args;
+mod files;
+
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,14 +13,17 @@ use stepflow::engine::{
 };
 use stepflow::llama::Model;
 
-use super::args::{ChatArgs, ReasoningFormat, Switch};
+use super::flags::{ReasoningFormat, Switch};
 use super::printer::{Printer, Style};
+use super::progress::PromptProgress;
 use super::setup::{self, Interrupt};
 use super::{exit, input, report, saliency};
+pub use args::{ChatArgs, ConversationArgs};
+pub use files::{check as check_files, save as save_files};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
-    report::check_files(&args.conversation)?;
+    check_files(&args.conversation)?;
     let first = input::first_prompt(&args.conversation)?;
     let interrupt = Interrupt::install()?;
     let mut chat = Chat::new(args, interrupt)?;
@@ -37,11 +43,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if goes_on {
         code = chat.converse(code)?;
     }
-    report::save(&args.conversation, &chat.session)?;
+    save_files(&args.conversation, &chat.session)?;
     if code != exit::INTERRUPTED {
         report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
     }
-    saliency::of_conversation(args, chat.session, &chat.interrupt, code)
+    saliency::of_conversation(args.conversation.saliency.as_deref(), args.context.threads, chat.session, &chat.interrupt, code)
 }
 
 struct Chat<'a> {
@@ -150,7 +156,7 @@ impl<'a> Chat<'a> {
                 Err(error) if error.downcast_ref::<std::io::Error>().is_some() => return Err(error),
                 Err(error) => {
                     self.messages.pop();
-                    say!("stepflow: {}", super::one_line(&error));
+                    say!("stepflow: {}", crate::cli::one_line(&error));
                 }
             }
         }
@@ -175,7 +181,7 @@ impl<'a> Chat<'a> {
                 self.attached += &format!("--- File: {} ---\n{text}\n", path.display());
                 say!("{} goes in front of your next message.", path.display());
             }
-            Err(error) => say!("stepflow: {}", super::one_line(&error)),
+            Err(error) => say!("stepflow: {}", crate::cli::one_line(&error)),
         }
         Ok(exit::OK)
     }
@@ -218,7 +224,7 @@ pub fn generate(
 ) -> anyhow::Result<(Message, Summary)> {
     session.check(request)?;
     let mut printer = Printer::new(std::io::stdout().lock(), style);
-    let mut progress = report::PromptProgress::default();
+    let mut progress = PromptProgress::default();
     let summary = interrupt.during(|| {
         session.generate(request, sampler, &mut |event| {
             progress.on_event(&event);

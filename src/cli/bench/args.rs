@@ -1,0 +1,66 @@
+//! The flags of `bench`, as typed; llama-bench's where it has them.
+
+use clap::{Args, ValueEnum};
+use stepflow::llama::CacheType;
+
+use crate::cli::flags::{ModelArgs, StepFlowArgs, Switch, threads};
+
+/// Benchmarking.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub stepflow: StepFlowArgs,
+    /// Prompt lengths to time, separated by commas; 0 for none.
+    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    pub n_prompt: Vec<usize>,
+    /// Generation lengths to time, separated by commas; 0 for none.
+    #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    pub n_gen: Vec<usize>,
+    /// Depths to time at: tokens already in the context, separated by commas.
+    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    pub n_depth: Vec<usize>,
+    /// Repetitions of each test.
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub repetitions: u32,
+    /// Threads.
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<i32>,
+    /// Tokens submitted at once.
+    #[arg(short, long, value_name = "N", default_value_t = 2048)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub batch_size: u32,
+    /// Tokens computed at once [-ub].
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub ubatch_size: u32,
+    /// Flash attention of the baseline [-fa]; off by default, as StepFlow needs it.
+    #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "off", default_missing_value = "on")]
+    pub flash_attn: Switch,
+    /// Type of the K cache [-ctk].
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub cache_type_k: CacheType,
+    /// Type of the V cache [-ctv].
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub cache_type_v: CacheType,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = BenchFormat::Md)]
+    pub output: BenchFormat,
+}
+
+/// Output formats of `bench`, as llama-bench's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    /// Markdown table.
+    Md,
+    /// Comma-separated values.
+    Csv,
+    /// One array.
+    Json,
+    /// One object a line.
+    Jsonl,
+}
