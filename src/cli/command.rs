@@ -21,7 +21,7 @@ pub struct Cli {
     #[command(flatten)]
     pub chat: chat::ChatArgs,
     /// Print the version and what llama.cpp runs on.
-    #[arg(long)]
+    #[arg(short = 'V', long)]
     pub version: bool,
     /// Print the devices that models can run on, and what StepFlow works with there.
     #[arg(long)]

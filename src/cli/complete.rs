@@ -8,16 +8,19 @@ use stepflow::engine::{Finish, Request, Sampler, Session};
 use super::chat::ChatArgs;
 use super::printer::Style;
 use super::setup::{self, Interrupt};
-use super::{chat, exit, input, report, saliency};
+use super::{chat, exit, report, saliency};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     chat::check_files(&args.conversation)?;
-    let prompt = input::first_prompt(&args.conversation)?;
+    let prompt = args.conversation.first_prompt()?;
     let prompt = prompt.context("nothing to complete: give a prompt with -p, -f or on stdin")?;
     let interrupt = Interrupt::install()?;
-    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
+    setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.conversation.stats.is_some());
     let model = setup::load_model(&args.model)?;
+    setup::warn_of_long_context(&args.context, &model);
+    report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut sampler = Sampler::new(&setup::sampling_params(&args.sampling, &model)?, &model);
     let mut session = Session::new(model, &params)?;
     if !args.conversation.no_warmup {
@@ -25,12 +28,13 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     }
     report::say_family(session.stepflow(), session.family());
     let limit = |n: i64| usize::try_from(n).ok();
+    let stop = args.conversation.stop_texts();
     let request = Request {
         tokens: session.model().tokenize(&prompt, true, true),
         question: 0,
         max_tokens: limit(args.conversation.predict),
         reasoning_budget: limit(args.conversation.reasoning_budget),
-        stop: &args.conversation.reverse_prompt,
+        stop: &stop,
     };
     session.check(&request)?;
     if !args.conversation.no_display_prompt {
@@ -46,5 +50,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if summary.finish != Finish::Interrupted {
         report::warn_if_never_engaged(session.stepflow(), session.markers());
     }
-    saliency::of_conversation(args.conversation.saliency.as_deref(), args.context.threads, session, &interrupt, exit::of_finish(summary.finish))
+    saliency::of_conversation(
+        args.conversation.saliency.as_deref(),
+        args.context.threads,
+        session,
+        &interrupt,
+        exit::of_finish(summary.finish),
+    )
 }

@@ -2,7 +2,7 @@
 //! it has them; flags of one dash and several letters (`-ngl`) are spelled out by [`super::llama_flags`] before they get
 //! here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, ValueEnum};
@@ -10,6 +10,9 @@ use stepflow::engine::SamplerKind;
 use stepflow::llama::{CacheType, MAX_THREADS};
 use stepflow::stepflow::{LayerSelection, Window};
 use stepflow::trace::Family;
+
+use super::exit::Usage;
+use super::input;
 
 /// Which model, and where it runs.
 #[derive(Debug, Clone, Args)]
@@ -27,9 +30,9 @@ pub struct ModelArgs {
     /// Use only what is already downloaded.
     #[arg(long, env = "LLAMA_ARG_OFFLINE", value_parser = BoolishValueParser::new())]
     pub offline: bool,
-    /// LoRA adapter to apply.
+    /// LoRA adapter to apply; there can be one.
     #[arg(long, value_name = "FNAME")]
-    pub lora: Option<PathBuf>,
+    lora: Vec<PathBuf>,
     /// Layers to keep in GPU memory: a number, `auto` or `all`, which are all that there are [-ngl].
     #[arg(
         long,
@@ -53,6 +56,23 @@ pub struct ModelArgs {
     /// No log of llama.cpp; it is off unless -v is given.
     #[arg(long, conflicts_with = "verbose")]
     pub log_disable: bool,
+}
+
+impl ModelArgs {
+    /// The LoRA adapter.
+    ///
+    /// # Errors
+    /// When there are several.
+    pub fn lora(&self) -> Result<Option<&Path>, Usage> {
+        match self.lora.as_slice() {
+            [] => Ok(None),
+            [path] => Ok(Some(path)),
+            more => Err(Usage(format!(
+                "--lora: expected one adapter, found {}; merge them into one, or into the model, first",
+                more.len()
+            ))),
+        }
+    }
 }
 
 /// The context.
@@ -228,6 +248,24 @@ pub struct TemplateArgs {
     /// Variables for the chat template, a JSON object such as `{"enable_thinking": false}`.
     #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
     pub chat_template_kwargs: Option<String>,
+}
+
+/// Backslashes in text on the command line.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct EscapeArgs {
+    /// Read \\n, \\t, \\" and the like in -p, -sys and -r as what they stand for; the default. Commands of LaTeX stay.
+    #[arg(short, long, overrides_with = "no_escape")]
+    pub escape: bool,
+    /// Leave every backslash as it is.
+    #[arg(long)]
+    pub no_escape: bool,
+}
+
+impl EscapeArgs {
+    /// What a text on the command line means.
+    pub fn read(self, text: &str) -> String {
+        if self.no_escape { text.to_owned() } else { input::unescape(text) }
+    }
 }
 
 /// What happens to thinking on its way to the user.

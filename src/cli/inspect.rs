@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,6 +21,9 @@ use super::{exit, output, setup};
 /// Inspecting.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
+    /// Model file (GGUF), as -m names one.
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "hf_repo"])]
+    pub file: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
@@ -34,9 +38,11 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let config = setup::repairs_or_all(&args.stepflow)?;
+    let mut args = args.clone();
+    args.model.model = args.file.take().or(args.model.model);
     let mut model = setup::load_model(&args.model)?;
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
-    let mut adapter = engine::load_adapter(&mut model, args.model.lora.as_deref())?;
+    let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     let facts = Facts {
         model: ModelFacts::new(&model, setup::is_embedded(&args.model)),
         thinking: Thinking::new(&model, &args.stepflow),

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::builder::ValueParser;
+use clap::{Arg, Command, CommandFactory};
 
 use super::command::Cli;
 
@@ -36,7 +37,7 @@ const SHORT: [(&str, &str); 21] = [
 const NOT_TAKEN: &str = "-cl --cache-list --completion-bash --server-base --verbose-prompt -C --cpu-mask -Cr \
     --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch \
     --prio-batch --poll-batch --keep --swa-full -ctxcp --ctx-checkpoints --swa-checkpoints -cram --cache-ram \
-    --context-shift --no-context-shift --perf --no-perf --show-timings --no-show-timings -e --escape --no-escape -sp \
+    --context-shift --no-context-shift --perf --no-perf --show-timings --no-show-timings -sp \
     --special -mli --multiline-input --sampler-seq --sampling-seq --ignore-eos --top-nsigma --top-n-sigma \
     --xtc-probability --xtc-threshold --typical --typical-p --adaptive-target --adaptive-decay --dynatemp-range \
     --dynatemp-exp --mirostat --mirostat-lr --mirostat-ent -l --logit-bias --grammar --grammar-file -j --json-schema \
@@ -70,6 +71,54 @@ const INSTEAD: [(&str, &str); 15] = [
     ("-lv", "--verbose"),
 ];
 
+/// Flags of llama-server that change nothing here, and whether a value follows.
+const IDLE_IN_SERVER: [(&str, bool); 44] = [
+    ("--threads-http", true),
+    ("--cache-ram", true),
+    ("-cram", true),
+    ("--cache-reuse", true),
+    ("--context-shift", false),
+    ("--no-context-shift", false),
+    ("--ctx-checkpoints", true),
+    ("-ctxcp", true),
+    ("--swa-checkpoints", true),
+    ("--swa-full", false),
+    ("--slot-prompt-similarity", true),
+    ("-sps", true),
+    ("--no-cont-batching", false),
+    ("-nocb", false),
+    ("--warmup", false),
+    ("--no-warmup", false),
+    ("--perf", false),
+    ("--no-perf", false),
+    ("--log-colors", true),
+    ("--log-prefix", false),
+    ("--log-timestamps", false),
+    ("-lv", true),
+    ("--verbosity", true),
+    ("--log-verbosity", true),
+    ("--prio", true),
+    ("--prio-batch", true),
+    ("--poll", true),
+    ("--poll-batch", true),
+    ("--cpu-strict", true),
+    ("--cpu-strict-batch", true),
+    ("--repack", false),
+    ("-nr", false),
+    ("--no-repack", false),
+    ("--no-host", false),
+    ("--op-offload", false),
+    ("--no-op-offload", false),
+    ("--check-tensors", false),
+    ("-dt", true),
+    ("--defrag-thold", true),
+    ("--props", false),
+    ("--webui", false),
+    ("--ui", false),
+    ("--backend-sampling", false),
+    ("-bs", false),
+];
+
 /// Names less alike than this (Jaro-Winkler, 0 to 1) have nothing to do with each other.
 const NEAR: f64 = 0.8;
 
@@ -86,27 +135,47 @@ pub fn serve_if_named_so(args: impl Iterator<Item = OsString>) -> Vec<OsString> 
     args
 }
 
-/// Spells out llama-cli's short flags, so that a parser of usual flags understands them.
+/// A command line that a parser of usual flags understands.
+#[derive(Debug, Default)]
+pub struct Spelled {
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Flags that change nothing and were left out.
+    pub idle: Vec<String>,
+}
+
+/// Spells out llama-cli's short flags. What follows a flag that takes a value is that value, whatever it looks like.
 ///
 /// # Errors
 /// When a flag of llama-cli is not taken: the message names it and the nearest one that is.
-pub fn spell_out(args: impl Iterator<Item = OsString>) -> Result<Vec<OsString>, String> {
-    let mut spelled = Vec::new();
-    let mut flags_end = false;
+pub fn spell_out(args: impl Iterator<Item = OsString>) -> Result<Spelled, String> {
+    let cli = Cli::command();
+    let mut spelled = Spelled::default();
+    let (mut flags_end, mut value_follows, mut idle_value_follows) = (false, false, false);
     for arg in args {
         let text = arg.to_str().unwrap_or_default();
-        flags_end |= text == "--";
+        if std::mem::take(&mut idle_value_follows) {
+            continue;
+        }
+        flags_end |= text == "--" && !value_follows;
         let (flag, value) = text.split_once('=').unwrap_or((text, ""));
-        if flags_end || spelled.is_empty() || !flag.starts_with('-') {
-            spelled.push(arg);
+        if std::mem::take(&mut value_follows) || flags_end || spelled.args.is_empty() || !flag.starts_with('-') {
+            spelled.args.push(arg);
             continue;
         }
         let long = SHORT.iter().find(|(short, _)| *short == flag).map(|(_, long)| *long);
         let name = long.unwrap_or(flag);
-        if NOT_TAKEN.split_whitespace().any(|other| other == name) && !is_own(name, &spelled) {
+        let serves = spelled.args.get(1).is_some_and(|command| command == "serve");
+        if let Some((_, has_value)) = IDLE_IN_SERVER.iter().find(|(idle, _)| serves && *idle == name) {
+            idle_value_follows = *has_value && !text.contains('=');
+            spelled.idle.push(flag.to_owned());
+            continue;
+        }
+        if NOT_TAKEN.split_whitespace().any(|other| other == name) && !is_own(&cli, name, &spelled.args) {
             return Err(format!("llama.cpp's {flag} is not taken here; {}", nearest(name)));
         }
-        spelled.push(match long {
+        value_follows = !text.contains('=') && takes_value(&cli, name, &spelled.args);
+        spelled.args.push(match long {
             Some(long) if text.contains('=') => format!("{long}={value}").into(),
             Some(long) => long.into(),
             None => arg,
@@ -115,14 +184,38 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> Result<Vec<OsString>, 
     Ok(spelled)
 }
 
+/// The command that `before` leads to.
+fn command_of<'a>(cli: &'a Command, before: &[OsString]) -> &'a Command {
+    before.iter().skip(1).fold(cli, |command, name| command.find_subcommand(name).unwrap_or(command))
+}
+
+/// Whether a value must follow a flag.
+fn takes_value(cli: &Command, flag: &str, before: &[OsString]) -> bool {
+    let one = |arg: &Arg| arg.get_num_args().map_or(1, |range| range.min_values()) > 0;
+    let found = command_of(cli, before).get_arguments().find(|arg| is_named(arg, flag));
+    found.is_some_and(|arg| arg.get_action().takes_values() && one(arg))
+}
+
+fn is_named(arg: &Arg, flag: &str) -> bool {
+    let longs = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+    let short = || arg.get_short().is_some_and(|short| flag == format!("-{short}"));
+    longs.into_iter().any(|long| flag.strip_prefix("--") == Some(long)) || short()
+}
+
+/// The same command line, in which a text may begin with a dash.
+pub fn with_text_values(command: Command) -> Command {
+    let may = |arg: Arg| {
+        let is_text = arg.get_value_parser().type_id() == ValueParser::string().type_id();
+        let is_flag = arg.get_action().takes_values() && !arg.is_positional();
+        if is_text && is_flag { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(may).mut_subcommands(with_text_values)
+}
+
 /// Whether the subcommand before has a flag of that name with a meaning of its own.
-fn is_own(flag: &str, before: &[OsString]) -> bool {
-    let cli = Cli::command();
-    let Some(command) = before.get(1).and_then(|name| cli.find_subcommand(name)) else { return false };
-    command.get_arguments().any(|arg| {
-        arg.get_long().is_some_and(|long| flag == format!("--{long}"))
-            || arg.get_short().is_some_and(|short| flag == format!("-{short}"))
-    })
+fn is_own(cli: &Command, flag: &str, before: &[OsString]) -> bool {
+    let command = command_of(cli, before);
+    command.get_name() != cli.get_name() && command.get_arguments().any(|arg| is_named(arg, flag))
 }
 
 /// What to say of the flag nearest to one that is not taken.
@@ -146,7 +239,7 @@ mod tests {
 
     fn spell(args: &[&str]) -> Result<Vec<String>, String> {
         let args = std::iter::once("stepflow").chain(args.iter().copied()).map(OsString::from);
-        spell_out(args).map(|args| args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect())
+        spell_out(args).map(|spelled| spelled.args.iter().skip(1).map(|a| a.to_string_lossy().into_owned()).collect())
     }
 
     #[test]
@@ -157,6 +250,39 @@ mod tests {
         );
         assert_eq!(spell(&["--", "-ngl"]).unwrap(), ["--", "-ngl"]);
         assert_eq!(spell(&["-n", "-1"]).unwrap(), ["-n", "-1"]);
+    }
+
+    #[test]
+    fn a_value_is_a_value_whatever_it_looks_like() {
+        for args in [
+            ["-p", "-st"],
+            ["-p", "-3x + 5 = 20"],
+            ["-p", "--mirostat"],
+            ["-r", "---"],
+            ["-r", "--"],
+            ["--system-prompt", "- be brief"],
+            ["--think-start", "-ngl"],
+            ["--dry-sequence-breaker", "-"],
+        ] {
+            assert_eq!(spell(&args).unwrap(), args);
+            let args = ["stepflow"].iter().chain(&args);
+            let parsed = with_text_values(Cli::command()).try_get_matches_from(args);
+            assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
+        }
+        assert_eq!(
+            spell(&["score", "-p", "-ngl", "-ngl", "3"]).unwrap(),
+            ["score", "-p", "-ngl", "--n-gpu-layers", "3"]
+        );
+        assert_eq!(spell(&["-sys", "-fa", "-fa", "on"]).unwrap(), ["--system-prompt", "-fa", "--flash-attn", "on"]);
+    }
+
+    #[test]
+    fn idle_flags_of_llama_server_are_left_out_with_their_values() {
+        let args = ["stepflow", "serve", "--threads-http", "4", "--no-context-shift", "-cram=5", "--port", "1"];
+        let spelled = spell_out(args.iter().map(OsString::from)).unwrap();
+        assert_eq!(spelled.args, ["stepflow", "serve", "--port", "1"].map(OsString::from));
+        assert_eq!(spelled.idle, ["--threads-http", "--no-context-shift", "-cram"]);
+        assert!(spell(&["--cache-ram", "1"]).is_err(), "a chat does not take it");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod complete;
 mod config_file;
 mod devices;
 mod download;
+mod environment;
 mod eval;
 mod exit;
 mod flags;
@@ -29,21 +30,27 @@ mod tune;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches};
 
 use command::{Cli, Command};
+use llama_flags::Spelled;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     stepflow::llama::exit_on_abort();
     let args = match llama_flags::spell_out(llama_flags::serve_if_named_so(std::env::args_os()).into_iter()) {
-        Ok(args) => args,
+        Ok(Spelled { args, idle }) => {
+            idle.iter().for_each(|flag| say!("stepflow: llama-server's {flag} changes nothing here"));
+            args
+        }
         Err(message) => {
             say!("stepflow: {message}");
             return ExitCode::from(exit::USAGE);
         }
     };
-    let cli = Cli::command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = environment::settle(llama_flags::with_text_values(Cli::command()), &args);
+    let cli = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match cli {
         Ok(cli) => cli,
         // Help goes to stdout and is no error; clap knows which is which.
@@ -88,10 +95,18 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 
 /// What clap has to say of a command line, in one line: without the usage, with its tips.
 fn what_is_wrong(error: &clap::Error) -> String {
+    let found = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
+    if let Some(ContextValue::String(found)) = found
+        && found.to_lowercase().ends_with(".gguf")
+        && !found.starts_with('-')
+    {
+        return format!("unexpected `{found}`; a model is named with -m {found}");
+    }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said: Vec<&str> =
-        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    let said = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    // Flags are no values here, and none is meant to be one.
+    let said: Vec<&str> = said.filter(|line| !(line.starts_with("tip: to pass") && line.contains("'-- "))).collect();
     said.join("; ").trim_start_matches("error: ").replace(":; ", ": ")
 }
 

@@ -80,6 +80,11 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The time in ISO 8601, in UTC.
+pub fn utc_now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
 /// Text for a cell of a table: a spreadsheet would run what begins like a formula, behind white space too, so an apostrophe
 /// goes in front. So it does where there is one already: a reader takes one off, always.
 pub fn cell(text: &str) -> Cow<'_, str> {
@@ -94,6 +99,13 @@ pub fn cell(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_is_iso_8601() {
+        let now = utc_now();
+        assert_eq!(now.len(), "2026-01-31T23:59:59Z".len(), "{now}");
+        assert!(now.starts_with("20") && now.ends_with('Z') && now.contains('T'), "{now}");
+    }
 
     #[test]
     fn cells_are_no_formulas_and_can_be_read_again() {

@@ -62,10 +62,11 @@ impl Progress {
     pub fn say(&mut self, done: usize, so_far: &str) {
         let tenths = done * 10 / self.total.max(1);
         self.bar.set_position(done as u64);
-        self.bar.set_message(so_far.to_owned());
+        self.bar.set_message(if so_far.is_empty() { String::new() } else { format!("({so_far})") });
         if self.bar.is_hidden() && tenths > self.told {
             let left = HumanDuration(self.bar.eta());
-            say!("{}: {done}/{} {}, {left} left {so_far}", self.what, self.total, self.unit);
+            let so_far = if so_far.is_empty() { String::new() } else { format!(", {so_far}") };
+            say!("{}: {done}/{} {}, {left} left{so_far}", self.what, self.total, self.unit);
         }
         self.told = tenths;
     }
@@ -73,6 +74,6 @@ impl Progress {
 
 fn bar(what: &str, unit: &str, total: usize) -> ProgressBar {
     let style =
-        ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left  {{msg}}"));
+        ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {unit}, {{eta}} left {{msg}}"));
     ProgressBar::new(total as u64).with_style(style.expect("the template is valid"))
 }

@@ -10,7 +10,7 @@ use stepflow::engine::{self, Control, EngineError};
 use stepflow::llama::{Context, LlamaError, Model, Row, Token};
 use stepflow::trace::{Segment, Step};
 
-use super::flags::{ContextArgs, ModelArgs, StepFlowArgs, Switch};
+use super::flags::{ContextArgs, EscapeArgs, ModelArgs, StepFlowArgs, Switch};
 use super::progress::Progress;
 use super::report;
 use super::setup::{self, Interrupt};
@@ -31,6 +31,9 @@ pub struct ScoreArgs {
     /// The text to score; special tokens in it count as such.
     #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "tokens"])]
     pub prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub escape: EscapeArgs,
     /// File with the text to score; stdin by default.
     #[arg(short, long, value_name = "FNAME", conflicts_with = "tokens")]
     pub file: Option<PathBuf>,
@@ -71,9 +74,12 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
         // As it is with StepFlow, so that scores with and without compare.
         context.flash_attn = Switch::Off;
     }
-    let mut params = setup::session_params(&context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let mut params = setup::session_params(&context, &args.stepflow, args.model.lora()?, &interrupt)?;
     let source = Source::read(args)?;
+    setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
     let mut model = setup::load_model(&args.model)?;
+    setup::warn_of_long_context(&args.context, &model);
+    report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let tokens = source.tokens(&model)?;
     params.context.n_ctx = n_ctx(args.context.ctx_size, &model, tokens.len())?;
     // Every token of a batch wants its logits, which take a vocabulary each.
@@ -135,7 +141,8 @@ impl Source {
                 let numbers = parse_numbers(&input::read_text(path)?);
                 Some(Self::Numbers(numbers.with_context(|| path.display().to_string())?))
             }
-            None => input::text(args.prompt.as_deref(), args.file.as_deref())?.map(Self::Text),
+            None => input::text(args.prompt.as_deref().map(|text| args.escape.read(text)), args.file.as_deref())?
+                .map(Self::Text),
         };
         match source {
             Some(Self::Text(text)) if text.is_empty() => bail!("the text to score is empty"),

@@ -83,7 +83,12 @@ fn say_of_gpus(n_gpu_layers: u32) {
 
 fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
     match (&args.model, &args.hf_repo) {
-        (Some(path), _) => Ok(path.clone()),
+        (Some(path), repo) => {
+            if let Some(repo) = repo {
+                say!("stepflow: both -m and -hf {repo} are named; taking -m {}", path.display());
+            }
+            Ok(path.clone())
+        }
         (None, Some(reference)) => download::fetch(&reference.parse()?, args.hf_file.as_deref(), args.offline),
         (None, None) => {
             let (path, name) = (builtin::path()?, builtin::NAME);
@@ -145,6 +150,37 @@ pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
 pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
     let config = stepflow_config(args)?;
     if config.is_on() { Ok(config) } else { all_repairs(args) }
+}
+
+/// Says which of the flags change nothing, for a repair that is off.
+pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats: bool) {
+    let off = |repair: &str, other: bool| match other {
+        true => format!("{repair} is off"),
+        false => "StepFlow is off; --stepflow turns it on".to_owned(),
+    };
+    let (oeb, smi) = (config.oeb.is_some(), config.smi.is_some());
+    let flags = [
+        ("--oeb-layers", args.oeb_layers.is_some() && !oeb, off("OEB", smi)),
+        ("--tau-max", args.tau_max.is_some() && !oeb, off("OEB", smi)),
+        ("--smi-layers", args.smi_layers.is_some() && !smi, off("SMI", oeb)),
+        ("--alpha", args.alpha.is_some() && !smi, off("SMI", oeb)),
+        ("--smi-window", args.smi_window.is_some() && !smi, off("SMI", oeb)),
+        ("--stats", stats && !config.is_on(), off("", false)),
+    ];
+    for (flag, _, why) in flags.into_iter().filter(|(_, idle, _)| *idle) {
+        say!("stepflow: {flag} changes nothing: {why}");
+    }
+}
+
+/// Says when a context is longer than what the model has learnt.
+pub fn warn_of_long_context(args: &ContextArgs, model: &Model) {
+    let trained = model.n_ctx_train();
+    if trained > 0 && args.ctx_size > trained {
+        say!(
+            "stepflow: -c {} is beyond the {trained} tokens that the model was trained with; answers may get worse",
+            args.ctx_size
+        );
+    }
 }
 
 /// Both repairs at the settings of the flags, else of the file, else the paper's, whether they are turned on or not.

@@ -3,8 +3,8 @@
 use crate::llama::{Model, Token};
 use crate::trace::{Family, Markers};
 
-use super::session::tokenize_on;
 use super::text::whole_characters;
+use super::tokens::tokenize_on;
 
 /// The budget of one answer.
 pub(super) struct Budget {

@@ -22,6 +22,7 @@ mod settings;
 mod slots;
 mod template;
 mod text;
+mod tokens;
 mod work;
 
 pub use control::Control;
@@ -33,7 +34,8 @@ pub use recorded::{RecordedError, recorded};
 pub use repair::Repair;
 pub use sampling::{DeadEnd, Sampler, SamplerKind, SamplingParams};
 pub use score::{label, score};
-pub use session::{EngineError, Session, SessionParams, about, markers_of, prompt_tokens, tokenize};
+pub use session::{EngineError, Session, SessionParams, about, markers_of};
 pub use slots::{SlotStatus, Slots, StepReport};
 pub use template::{ChatTemplate, Message, Prompt, TemplateError, enable_thinking};
+pub use tokens::{prompt_tokens, tokenize};
 pub use work::{Alternatives, Ended, SlotEvent, Stop, Timings, TokenChoice, Work};

@@ -8,7 +8,7 @@ use crate::kernels::{
 };
 use crate::llama::{Cells, DeviceAttention, DeviceHeadOutput};
 
-use super::repair::Injection;
+use super::settings::Injection;
 
 /// The label of a cell that nothing was written to: of no segment.
 const NO_SEGMENT: u8 = 3;

@@ -3,7 +3,8 @@
 use crate::llama::Model;
 use crate::trace::{Family, Markers, TraceFile, Tracker};
 
-use super::session::{markers_of, prompt_rows, prompt_tokens, trace_file};
+use super::session::{markers_of, prompt_rows, trace_file};
+use super::tokens::prompt_tokens;
 use super::{ChatTemplate, Message, SessionParams, TemplateError};
 
 /// Why a conversation is no trace.

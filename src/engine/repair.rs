@@ -11,7 +11,7 @@ use crate::trace::Segment;
 
 use super::Control;
 use super::on_device::OnDevice;
-use super::settings::{Selected, Settings};
+use super::settings::{Injection, Selected, Settings};
 
 /// Below this many probabilities a layer is bridged on the calling thread: starting threads would cost more.
 const PARALLEL_FROM: usize = 1 << 19;
@@ -27,14 +27,6 @@ pub struct Repair {
     /// Visible keys of rows in `bridged`, per mask of this micro-batch: layers that share a mask share the work.
     keys: HashMap<(usize, usize), HashMap<usize, RowKeys>>,
     on_device: OnDevice,
-}
-
-/// What SMI does to one row.
-pub(super) struct Injection {
-    pub row: usize,
-    /// Its window, at least one cell.
-    pub cells: Vec<usize>,
-    pub alpha: f32,
 }
 
 impl Repair {

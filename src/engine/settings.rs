@@ -16,6 +16,14 @@ pub(super) struct Settings {
     pub window: Window,
 }
 
+/// What SMI does to one row.
+pub(super) struct Injection {
+    pub row: usize,
+    /// Its window, at least one cell.
+    pub cells: Vec<usize>,
+    pub alpha: f32,
+}
+
 impl Settings {
     pub fn new(config: &StepFlowConfig, n_layer: usize) -> Result<Self, ConfigError> {
         config.validate()?;

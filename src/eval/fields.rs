@@ -2,9 +2,20 @@
 
 use serde_json::{Map, Value};
 
+use super::fault::{Fault, kind};
 use super::grade::{Answer, Kind, extract};
 use super::options::lettered;
-use super::problem::{Fault, Problem};
+
+/// A question and what answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What the file calls it, else the number of its line. No two of a file are equal.
+    pub id: String,
+    /// What to ask the model; for multiple choice with the options and a word on how to answer.
+    pub question: String,
+    /// The right answer.
+    pub reference: Answer,
+}
 
 const IDS: &[&str] = &["id", "unique_id", "ID", "task_id", "Record ID"];
 const QUESTIONS: &[&str] = &["problem", "question", "prompt", "Question", "Problem"];
@@ -129,18 +140,5 @@ fn text(field: &'static str, value: &Value) -> Result<String, Fault> {
         Value::String(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(Fault::NoText { field, found: kind(other) }),
-    }
-}
-
-/// What a value is, for messages.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(text) if text.trim().is_empty() => "an empty one",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }

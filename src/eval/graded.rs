@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::trace::{Family, Segment, Tracker};
 
+use super::fault::{Fault, ProblemError};
 use super::fields::Fields;
 use super::grade::{extract, is_correct};
-use super::problem::{Fault, ProblemError, object};
+use super::problem::object;
 
 /// The fields that grading adds.
 const ADDED: [&str; 2] = ["extracted", "correct"];

@@ -5,6 +5,7 @@
 //! elsewhere are [`graded`] from a file.
 
 mod arm;
+mod fault;
 mod fields;
 pub mod folder;
 pub mod grade;

@@ -5,21 +5,11 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
-use thiserror::Error;
 
-use super::fields::{Fields, kind};
-use super::grade::Answer;
-
-/// A question and what answers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// What the file calls it, else the number of its line. No two of a file are equal.
-    pub id: String,
-    /// What to ask the model; for multiple choice with the options and a word on how to answer.
-    pub question: String,
-    /// The right answer.
-    pub reference: Answer,
-}
+pub use super::fault::ProblemError;
+use super::fault::{Fault, kind};
+use super::fields::Fields;
+pub use super::fields::Problem;
 
 /// How a file of problems is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,46 +18,6 @@ pub enum Format {
     Jsonl,
     /// A header and one record per problem.
     Csv,
-}
-
-/// Why a file of problems was refused.
-#[derive(Debug, Error)]
-#[error("{place}: {fault}")]
-pub struct ProblemError {
-    /// The file and, if it is known, the line or entry.
-    place: String,
-    fault: Fault,
-}
-
-#[derive(Debug, Error)]
-pub(super) enum Fault {
-    #[error("expected problems, found none; give one JSON object per line, or CSV with a header")]
-    NoProblems,
-    #[error("expected replies, found none; give one JSON object per line")]
-    NoReplies,
-    #[error("expected a JSON object, found {found}")]
-    Json { found: String },
-    #[error("expected CSV with as many fields as its header: {0}")]
-    Csv(csv::Error),
-    #[error("expected a field {}, found {}", quoted(expected.iter().copied()), quoted(found.iter().map(String::as_str)))]
-    Missing { expected: &'static [&'static str], found: Vec<String> },
-    #[error("expected text in field `{field}`, found {found}")]
-    NoText { field: &'static str, found: &'static str },
-    #[error("expected a final answer in \\boxed{{}} or after #### in field `{field}`, found neither")]
-    NoFinalAnswer { field: &'static str },
-    #[error(
-        "expected 2 to 26 options as a list, or as an object from letter to text, in field `{field}`, found {found}"
-    )]
-    Options { field: &'static str, found: String },
-    #[error("expected the letter of one of {count} options or its index from 0 as the answer, found {found:?}")]
-    NoOption { count: usize, found: String },
-    #[error("expected every id once, found {id:?} as at {first} already; make them differ")]
-    Duplicate { id: String, first: String },
-}
-
-fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.map(|name| format!("`{}`", name.escape_debug())).collect();
-    if names.is_empty() { "no fields".to_owned() } else { names.join(", ") }
 }
 
 /// Reads the problems of a file. `name` is what errors call it; `shuffle_seed` determines the order of options.
@@ -108,17 +58,6 @@ struct Entry {
     place: String,
     number: usize,
     fields: Fields,
-}
-
-impl Fault {
-    pub(super) fn at(self, name: &str, place: &str) -> ProblemError {
-        ProblemError { place: format!("{name}, {place}"), fault: self }
-    }
-
-    /// Of a file as a whole.
-    pub(super) fn of(self, name: &str) -> ProblemError {
-        ProblemError { place: name.to_owned(), fault: self }
-    }
 }
 
 /// The object that a line holds.

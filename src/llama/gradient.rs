@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 
 use super::backend::{backend, take_complaint};
-use super::hook::HookError;
+use super::error::HookError;
 use super::out_product::OutProducts;
 use super::tensor::Tensor;
 use super::trampoline::layer_of;

@@ -4,6 +4,7 @@ use crate::kernels::{AttentionData, HeadOutputData, Place};
 
 use super::Row;
 use super::cells::Cells;
+use super::error::HookError;
 use super::tensor::{Mask, Values};
 
 /// Where in a layer a hook can stop the graph.
@@ -14,9 +15,6 @@ pub enum Point {
     /// After attention times V, before the output projection.
     HeadOutput,
 }
-
-/// What a failing hook says; it ends the decode.
-pub type HookError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Watches or changes the attention of a context. Every point that a hook wants costs one graph launch and one
 /// synchronisation, so want as few as possible. A panic in a hook is caught and ends the decode with an error.

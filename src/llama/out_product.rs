@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::LlamaError;
 use super::devices::cpu_backend;
-use super::hook::HookError;
+use super::error::HookError;
 use super::tensor::Tensor;
 
 /// The most float32 numbers of weights to have at a time.

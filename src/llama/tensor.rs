@@ -14,7 +14,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::kernels::{AttentionData, HeadOutputData, Place, SfAttention, SfHeadOutput};
 
-use super::hook::HookError;
+use super::error::HookError;
 
 /// A tensor of the graph that is stopped right now.
 #[derive(Clone, Copy)]

@@ -9,7 +9,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::Row;
 use super::cells::{Caches, Cells, Streams};
-use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point};
+use super::error::HookError;
+use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, Point};
 use super::tensor::{Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
 
 /// Lives in a box as long as its context; llama.cpp holds the address.

@@ -16,10 +16,10 @@ use crate::trace::{Family, Markers, TraceFile};
 
 use super::error::ApiError;
 use super::fields::{self, Api};
+use super::jobs::Jobs;
 use super::metrics::Metrics;
 use super::options::Options;
 use super::queue::{Queue, Refused};
-use super::saliency::Jobs;
 
 /// Tokens of finished answers that are remembered for their step maps.
 const REMEMBERED_TOKENS: usize = 1 << 20;

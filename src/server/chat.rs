@@ -16,8 +16,9 @@ use super::completion::Native;
 use super::conversation::Conversation;
 use super::error::ApiError;
 use super::fields::Api;
-use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, random_id, usage_of_all};
+use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, usage_of_all};
 use super::guard::Body;
+use super::names::random_id;
 use super::reading::Readers;
 use super::request::{Generate, read};
 

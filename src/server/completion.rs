@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Alternatives, Stop, TokenChoice};
@@ -12,32 +11,15 @@ use crate::llama::chat::json_schema_to_grammar;
 use crate::llama::{Model, Token};
 
 use super::app::{App, Ready};
+use super::bodies::{CompletionFields, OpenAiFields};
 use super::error::ApiError;
 use super::fields::Api;
-use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, random_id, usage_of_all};
+use super::generation::{Answer, Chunk, Reply, Update, now, probabilities, usage_of_all};
 use super::guard::Body;
+use super::names::random_id;
 use super::plan::{GrammarPlan, Plan, Prompt, prompts};
 use super::request::{Generate, read};
 use super::schema;
-
-/// The fields of these endpoints beside those of all.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Fields {
-    prompt: Value,
-    grammar: Option<String>,
-    json_schema: Option<Value>,
-    logprobs: Option<usize>,
-}
-
-/// The fields of OpenAI's beside these.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct OpenAiFields {
-    echo: Option<bool>,
-    best_of: Option<usize>,
-    response_format: Option<Value>,
-}
 
 /// `POST /completion`.
 pub async fn native(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
@@ -79,7 +61,7 @@ async fn respond(
     let generate: Generate = read(body)?;
     let generation = tokio::task::block_in_place(|| {
         let ready = app.ready_for_more()?;
-        let fields: Fields = read(body)?;
+        let fields: CompletionFields = read(body)?;
         let mut plan = Plan::new(app, ready, &generate, fields.logprobs)?;
         if let Some(best_of) = own.best_of.filter(|&best_of| best_of != plan.n_choices) {
             let n = plan.n_choices;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::engine::{Prompt as Rendered, Triggers, enable_thinking, prompt_tokens};
@@ -13,6 +12,7 @@ use crate::llama::chat::{
 use crate::trace::Family;
 
 use super::app::{App, Ready};
+use super::bodies::ChatFields;
 use super::error::ApiError;
 use super::generation::{Generation, Reply};
 use super::history::history;
@@ -24,34 +24,10 @@ use super::{schema, tools};
 /// Likeliest tokens that `logprobs` reports where `top_logprobs` says nothing; llama-server's number.
 const TOP_LOGPROBS: usize = 20;
 
-/// The fields of a chat beside those of all endpoints.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Fields {
-    messages: Option<Vec<Map<String, Value>>>,
-    tools: Option<Value>,
-    tool_choice: Option<Value>,
-    parallel_tool_calls: Option<bool>,
-    response_format: Option<Value>,
-    json_schema: Option<Value>,
-    grammar: Option<String>,
-    add_generation_prompt: Option<bool>,
-    continue_final_message: Option<Value>,
-    reasoning_format: Option<ReasoningFormat>,
-    reasoning_effort: Option<String>,
-    chat_template_kwargs: Option<Map<String, Value>>,
-    reasoning_budget_tokens: Option<i64>,
-    thinking_budget_tokens: Option<i64>,
-    reasoning_budget_message: Option<String>,
-    echo: Option<bool>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<usize>,
-}
-
 /// A conversation, rendered, and how its answers are to be read.
 pub struct Conversation {
     applied: Applied,
-    fields: Fields,
+    fields: ChatFields,
     reasoning_format: ReasoningFormat,
     /// What the answer must be an instance of.
     schema: Option<Value>,
@@ -60,7 +36,7 @@ pub struct Conversation {
 impl Conversation {
     /// Renders the conversation of a request.
     pub fn read(app: &App, ready: &Ready, body: &Value) -> Result<Self, ApiError> {
-        let fields: Fields = read(body)?;
+        let fields: ChatFields = read(body)?;
         let input = input(app, ready, &fields)?;
         let reasoning_format = input.reasoning_format;
         Ok(Self { applied: ready.templates.apply(&input)?, fields, reasoning_format, schema: input.json_schema })
@@ -163,7 +139,7 @@ impl Conversation {
 }
 
 /// What the template is given.
-fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiError> {
+fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, ApiError> {
     let options = &app.options;
     let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
     let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
@@ -216,7 +192,7 @@ fn input(app: &App, ready: &Ready, fields: &Fields) -> Result<ChatInput, ApiErro
 }
 
 /// Whether the last message is gone on with, and whether a new one is opened.
-fn continuation(app: &App, fields: &Fields, messages: &[Map<String, Value>]) -> Result<(Value, bool), ApiError> {
+fn continuation(app: &App, fields: &ChatFields, messages: &[Map<String, Value>]) -> Result<(Value, bool), ApiError> {
     let role = |message: &Map<String, Value>| message.get("role").and_then(Value::as_str) == Some("assistant");
     let by_assistant = messages.last().is_some_and(role);
     let asked =

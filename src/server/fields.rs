@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::{Map, Value};
 
+use super::bodies::{ChatFields, CompletionFields, OpenAiFields};
 use super::error::ApiError;
 use super::request::Generate;
-use super::{completion, conversation};
 
 /// An API, of which each has its own fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,13 +159,13 @@ impl Table {
     fn of_api(api: Api) -> &'static Self {
         static TABLES: LazyLock<[Table; 5]> = LazyLock::new(|| {
             let with = |more: &[&'static str]| Table { served: [names_of::<Generate>(), more].concat() };
-            let (chat, native) = (names_of::<conversation::Fields>(), names_of::<completion::Fields>());
+            let (chat, native) = (names_of::<ChatFields>(), names_of::<CompletionFields>());
             let as_chat = |own: &[&'static str]| {
                 let Table { mut served } = with(chat);
                 served.retain(|name| *name != "messages" && !is_word_of(NO_PLACE, name));
                 Table { served: [&served, own].concat() }
             };
-            let openai = with(&[native, names_of::<completion::OpenAiFields>()].concat());
+            let openai = with(&[native, names_of::<OpenAiFields>()].concat());
             [with(chat), openai, with(native), as_chat(&MESSAGES), as_chat(&RESPONSES)]
         });
         &TABLES[api as usize]

@@ -353,21 +353,6 @@ pub fn probabilities(choices: &[(Token, TokenChoice)], after_sampling: bool, mod
     entries.collect()
 }
 
-/// A name that no other response has.
-pub fn random_id(prefix: &str) -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut id = prefix.to_owned();
-    for _ in 0..4 {
-        let mut bits = RandomState::new().build_hasher().finish();
-        for _ in 0..8 {
-            id.push(LETTERS[(bits % LETTERS.len() as u64) as usize] as char);
-            bits /= LETTERS.len() as u64;
-        }
-    }
-    id
-}
-
 /// Seconds since 1970.
 pub fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())

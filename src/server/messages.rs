@@ -14,9 +14,10 @@ use super::chat::n_tokens;
 use super::conversation::Conversation;
 use super::error::ApiError;
 use super::fields::{self, Api, Table};
-use super::generation::{Answer, Chunk, Reply, Update, random_id};
+use super::generation::{Answer, Chunk, Reply, Update};
 use super::guard::Body;
 use super::history::BETWEEN_BLOCKS;
+use super::names::random_id;
 use super::reading::Readers;
 use super::request::{Generate, read};
 

@@ -5,6 +5,7 @@
 //! tell. Each API is a way to write these answers down (`generation::Reply`).
 
 mod app;
+mod bodies;
 mod chat;
 mod completion;
 mod conversation;
@@ -15,9 +16,12 @@ mod generation;
 mod guard;
 mod history;
 mod info;
+mod jobs;
 mod listen;
+mod measuring;
 mod messages;
 mod metrics;
+mod names;
 mod options;
 mod page;
 mod plan;

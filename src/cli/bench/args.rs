@@ -1,5 +1,7 @@
 //! The flags of `bench`, as typed; llama-bench's where it has them.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use stepflow::llama::CacheType;
 
@@ -48,8 +50,14 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
     /// Output format.
-    #[arg(short, long, value_enum, default_value_t = BenchFormat::Md)]
-    pub output: BenchFormat,
+    #[arg(long, value_enum, default_value_t = BenchFormat::Md)]
+    pub format: BenchFormat,
+    /// JSON output, as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// Write to a file instead of stdout.
+    #[arg(short, long, value_name = "FILE", value_parser = output_file)]
+    pub output: Option<PathBuf>,
 }
 
 /// Output formats of `bench`, as llama-bench's.
@@ -63,4 +71,19 @@ pub enum BenchFormat {
     Json,
     /// One object a line.
     Jsonl,
+}
+
+impl BenchArgs {
+    /// The format that the flags mean.
+    pub fn format(&self) -> BenchFormat {
+        if self.json { BenchFormat::Json } else { self.format }
+    }
+}
+
+/// llama-bench's -o names a format.
+fn output_file(text: &str) -> Result<PathBuf, String> {
+    match BenchFormat::from_str(text, true) {
+        Ok(_) => Err(format!("expected a file; --format {text} chooses the format")),
+        Err(_) => Ok(PathBuf::from(text)),
+    }
 }

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::args::BenchFormat;
 use super::super::output;
+use super::args::BenchFormat;
 use super::record::Record;
 
 /// Writes all results.

@@ -23,21 +23,9 @@ pub fn resident_bytes() -> Option<u64> {
     kib.map(|kib| kib * 1024)
 }
 
-/// The time in ISO 8601, in UTC.
-pub fn utc_now() -> String {
-    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_time_is_iso_8601() {
-        let now = utc_now();
-        assert_eq!(now.len(), "2026-01-31T23:59:59Z".len(), "{now}");
-        assert!(now.starts_with("20") && now.ends_with('Z') && now.contains('T'), "{now}");
-    }
 
     #[test]
     #[cfg(target_os = "linux")]

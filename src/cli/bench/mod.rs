@@ -26,11 +26,12 @@ use record::{Record, Setting};
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     let tests = plan::tests(args)?;
+    args.output.iter().try_for_each(|path| output::check_writable(path))?;
     let interrupt = Interrupt::install()?;
     let stepflow = setup::repairs_or_all(&args.stepflow)?;
     let params = setup::context_params(&context_args(args, plan::n_ctx(&tests)?), &interrupt);
     let mut model = setup::load_model(&args.model)?;
-    let mut adapter = engine::load_adapter(&mut model, args.model.lora.as_deref())?;
+    let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     // What StepFlow cannot work in is told before anything else is done.
     let (mut context, control) = engine::open(model.clone(), &params, &stepflow, adapter.as_mut())?;
     engine::warm_up(&mut context, control.as_ref())?;
@@ -44,7 +45,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     let mut records = Vec::new();
     let outcome = interrupt.during(|| measure_all(&tests, args.repetitions, &setting, &mut arms, &mut records));
     // Whatever ended the tests, those that are done are worth their time.
-    output::write_result(None, |out| format::write(args.output, &records, out))?;
+    output::write_result(args.output.as_deref(), |out| format::write(args.format(), &records, out))?;
     if let Some(bytes) = measure::extra_memory(&arms) {
         say!("stepflow: memory of {} beyond the baseline's: {:.2} MiB", arms[1].name, bytes as f64 / (1 << 20) as f64);
     }
@@ -65,7 +66,7 @@ fn measure_all(
     records: &mut Vec<Record>,
 ) -> Result<(), LlamaError> {
     for test in tests {
-        let test_time = machine::utc_now();
+        let test_time = output::utc_now();
         let mut progress = Progress::new(&test.label(), "repetitions", repetitions as usize);
         let samples = measure::measure(test, repetitions as usize, arms, |done| progress.at(done))?;
         let memory = measure::extra_memory(arms);

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use crate::cli::flags::{ContextArgs, ModelArgs, ReasoningFormat, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
+use crate::cli::flags::{
+    ContextArgs, EscapeArgs, ModelArgs, ReasoningFormat, SamplingArgs, StepFlowArgs, Switch, TemplateArgs,
+};
+use crate::cli::input;
 
 /// Chatting and completing.
 #[derive(Debug, Clone, Args)]
@@ -43,6 +46,9 @@ pub struct ConversationArgs {
     /// File with the system prompt [-sysf].
     #[arg(long, value_name = "FNAME")]
     pub system_prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub escape: EscapeArgs,
     /// Answer once and exit [-st].
     #[arg(long)]
     pub single_turn: bool,
@@ -58,7 +64,7 @@ pub struct ConversationArgs {
     pub predict: i64,
     /// Stop at this text. Repeatable.
     #[arg(short, long, value_name = "PROMPT")]
-    pub reverse_prompt: Vec<String>,
+    reverse_prompt: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: TemplateArgs,
@@ -93,4 +99,28 @@ pub struct ConversationArgs {
     /// pictures in a folder.
     #[arg(long, visible_alias = "saliency-csv", value_name = "DIR", conflicts_with = "lora")]
     pub saliency: Option<PathBuf>,
+}
+
+impl ConversationArgs {
+    /// The first thing said, if flags, a file or a redirected stdin say it.
+    pub fn first_prompt(&self) -> anyhow::Result<Option<String>> {
+        if self.simple_io && self.prompt.is_none() && self.file.is_none() {
+            return Ok(None);
+        }
+        input::text(self.prompt.as_deref().map(|text| self.escape.read(text)), self.file.as_deref())
+    }
+
+    /// Texts that end an answer.
+    pub fn stop_texts(&self) -> Vec<String> {
+        self.reverse_prompt.iter().map(|text| self.escape.read(text)).collect()
+    }
+
+    /// The system prompt, if there is one.
+    pub fn system_prompt(&self) -> anyhow::Result<Option<String>> {
+        match (&self.system_prompt, &self.system_prompt_file) {
+            (Some(prompt), _) => Ok(Some(self.escape.read(prompt))),
+            (None, Some(path)) => input::read_text(path).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
 }

@@ -18,13 +18,13 @@ use super::printer::{Printer, Style};
 use super::progress::PromptProgress;
 use super::setup::{self, Interrupt};
 use super::{exit, input, report, saliency};
-pub use args::{ChatArgs, ConversationArgs};
+pub use args::ChatArgs;
 pub use files::{check as check_files, save as save_files};
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     check_files(&args.conversation)?;
-    let first = input::first_prompt(&args.conversation)?;
+    let first = args.conversation.first_prompt()?;
     let interrupt = Interrupt::install()?;
     let mut chat = Chat::new(args, interrupt)?;
     let goes_on = !args.conversation.single_turn && (args.conversation.simple_io || std::io::stdin().is_terminal());
@@ -47,7 +47,13 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     if code != exit::INTERRUPTED {
         report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
     }
-    saliency::of_conversation(args.conversation.saliency.as_deref(), args.context.threads, chat.session, &chat.interrupt, code)
+    saliency::of_conversation(
+        args.conversation.saliency.as_deref(),
+        args.context.threads,
+        chat.session,
+        &chat.interrupt,
+        code,
+    )
 }
 
 struct Chat<'a> {
@@ -65,11 +71,14 @@ struct Chat<'a> {
 
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, interrupt: Interrupt) -> anyhow::Result<Self> {
-        let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+        let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
+        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.conversation.stats.is_some());
         let model = setup::load_model(&args.model)?;
+        setup::warn_of_long_context(&args.context, &model);
+        report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
         let template = setup::chat_template(&args.conversation.template, &model)?;
         let sampling = setup::sampling_params(&args.sampling, &model)?;
-        let system = input::system_prompt(&args.conversation)?;
+        let system = args.conversation.system_prompt()?;
         let mut session = Session::new(model, &params)?;
         if !args.conversation.no_warmup {
             session.warm_up()?;
@@ -98,12 +107,13 @@ impl<'a> Chat<'a> {
         let prompt = self.template.render(&self.messages)?;
         let (tokens, question) = self.session.tokenize(&prompt);
         let limit = |n: i64| usize::try_from(n).ok();
+        let stop = self.args.conversation.stop_texts();
         let request = Request {
             tokens,
             question,
             max_tokens: limit(self.args.conversation.predict),
             reasoning_budget: limit(self.args.conversation.reasoning_budget),
-            stop: &self.args.conversation.reverse_prompt,
+            stop: &stop,
         };
         // A sampler of its own for each answer: what earlier ones repeated is no reason for a penalty here.
         let mut sampler = Sampler::new(&self.sampling, self.session.model());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::flags::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, TemplateArgs};
+use crate::cli::flags::{ContextArgs, EscapeArgs, FamilyArgs, ModelArgs, SamplingArgs, TemplateArgs};
 
 /// Problems, and how a model is to answer them.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +35,9 @@ pub struct TaskArgs {
     /// System prompt [-sys].
     #[arg(long, value_name = "PROMPT")]
     pub system_prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub escape: EscapeArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: TemplateArgs,
@@ -71,8 +74,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub samples: u32,
     /// Folder of the run: samples as they finish, then the summary.
-    #[arg(long, value_name = "DIR", default_value = "stepflow-eval")]
-    pub out: PathBuf,
+    #[arg(short, long, visible_alias = "out", value_name = "DIR", default_value = "stepflow-eval")]
+    pub output: PathBuf,
     /// Go on with the run in that folder.
     #[arg(long)]
     pub resume: bool,
@@ -100,8 +103,8 @@ pub struct MergeArgs {
     #[arg(value_name = "DIR", required = true)]
     pub folders: Vec<PathBuf>,
     /// Folder for the whole.
-    #[arg(long, value_name = "DIR", default_value = "stepflow-eval")]
-    pub out: PathBuf,
+    #[arg(short, long, visible_alias = "out", value_name = "DIR", default_value = "stepflow-eval")]
+    pub output: PathBuf,
     /// JSON summary.
     #[arg(long)]
     pub json: bool,

@@ -3,8 +3,8 @@
 use anyhow::bail;
 use stepflow::eval::{Folder, Run, folder};
 
-use super::conclude;
 use super::args::MergeArgs;
+use super::conclude;
 use crate::cli::exit;
 
 /// Runs the command.
@@ -29,7 +29,7 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<u8> {
         let n = samples.len();
         bail!("{n} of {expected} samples are in these parts; name all shards, and finish each with --resume first");
     }
-    let (mut folder, _) = Folder::open(&args.out, &whole, false)?;
+    let (mut folder, _) = Folder::open(&args.output, &whole, false)?;
     samples.iter().try_for_each(|sample| folder.add(sample))?;
     conclude(&folder, &whole, &samples, args.json)?;
     Ok(exit::OK)

@@ -39,7 +39,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<u8> {
     // What cannot be meant in this model is told before any work.
     arms.iter().try_for_each(|arm| parallel.configure(&arm.stepflow)).map_err(EngineError::from)?;
     let run = describe(&task, &arms, samples, args.shard)?;
-    let (mut folder, mut done) = Folder::open(&args.out, &run, args.resume)?;
+    let (mut folder, mut done) = Folder::open(&args.output, &run, args.resume)?;
 
     let indices: Vec<usize> = run.indices().collect();
     let keys: HashSet<_> = done.iter().map(|s| (s.index, s.arm.clone(), s.sample)).collect();
@@ -70,7 +70,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<u8> {
     match outcome {
         Ok(()) => {}
         Err(Failure::Engine(EngineError::Llama(LlamaError::Interrupted))) => {
-            let path = args.out.display();
+            let path = args.output.display();
             say!("stepflow: interrupted: {} of {total} samples are in {path}; go on with --resume", done.len());
             return Ok(exit::INTERRUPTED);
         }

@@ -12,7 +12,7 @@ use stepflow::stepflow::StepFlowConfig;
 use super::args::TaskArgs;
 use crate::cli::flags::Switch;
 use crate::cli::setup::{self, Interrupt};
-use crate::cli::{input, output};
+use crate::cli::{input, output, report};
 
 /// Context that an answer gets beyond prompt and limit: none is needed, but sizes are multiples of this in llama.cpp.
 const ROUND: usize = 256;
@@ -48,14 +48,16 @@ impl Task {
         let (name, mut problems) = problems(args, embedded, seed)?;
         problems.truncate(args.first.map_or(usize::MAX, |first| first as usize));
         let model = setup::load_model(&args.model)?;
-        if args.model.lora.is_some() {
+        setup::warn_of_long_context(&args.context, &model);
+        report::warn_if_family_does_not_fit(&args.family, &model);
+        if args.model.lora()?.is_some() {
             bail!("--lora is not taken here; merge the adapter into the model first");
         }
         if args.context.flash_attn == Switch::On {
             say!("stepflow: flash attention is off in every arm: StepFlow works on the softmax, which it never forms");
         }
         let sampling = sampling(args, &model, samples, seed)?;
-        let system = args.system_prompt.as_deref().map(input::unescape);
+        let system = args.system_prompt.as_deref().map(|text| args.escape.read(text));
         let prompts = prompts(args, &model, &problems, system.as_deref())?;
         let longest = prompts.iter().map(|(tokens, _)| tokens.len()).max().unwrap_or(0);
         let mut context = setup::context_params(&args.context, interrupt);

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
 
-use crate::cli::flags::{FamilyArgs, ModelArgs, TemplateArgs, threads};
+use crate::cli::flags::{EscapeArgs, FamilyArgs, ModelArgs, TemplateArgs, threads};
 
 /// Step-Saliency.
 #[derive(Debug, Clone, Args)]
@@ -22,8 +22,8 @@ pub struct SaliencyArgs {
     #[allow(missing_docs)]
     pub model: ModelArgs,
     /// Folder for the tables, the pictures and index.html; of several traces each gets a folder in it.
-    #[arg(short, long, value_name = "DIR", default_value = "saliency")]
-    pub out: PathBuf,
+    #[arg(short, long, visible_alias = "out", value_name = "DIR", default_value = "saliency")]
+    pub output: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tables: TableArgs,
@@ -47,8 +47,8 @@ pub struct CompareArgs {
     /// What to compare it with.
     pub b: PathBuf,
     /// Folder for the tables and the pictures.
-    #[arg(short, long, value_name = "DIR", default_value = "comparison")]
-    pub out: PathBuf,
+    #[arg(short, long, visible_alias = "out", value_name = "DIR", default_value = "comparison")]
+    pub output: PathBuf,
 }
 
 /// What is to be measured.
@@ -60,6 +60,9 @@ pub struct InputArgs {
     /// A prompt, in place of a trace; --reply is what the model said to it.
     #[arg(short, long, value_name = "PROMPT", requires = "reply", conflicts_with = "files")]
     pub prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub escape: EscapeArgs,
     /// File with the reply, thinking included; `-` for stdin.
     #[arg(long, value_name = "FILE", requires = "prompt", conflicts_with = "files")]
     pub reply: Option<PathBuf>,

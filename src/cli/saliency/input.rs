@@ -9,8 +9,8 @@ use stepflow::llama::Model;
 use stepflow::trace::{Family, Markers, Segment, TraceFile};
 
 use super::args::InputArgs;
-use crate::cli::flags::FamilyArgs;
 use crate::cli::exit::Usage;
+use crate::cli::flags::FamilyArgs;
 use crate::cli::{input, report, setup};
 
 /// A trace, or what becomes one once there is a model.
@@ -65,7 +65,7 @@ impl From<Said> for Message {
         let content = match said.content {
             None => String::new(),
             Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
+            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect::<Vec<_>>().join("\n"),
         };
         Self { role: said.role, content, reasoning_content: said.reasoning_content.or(said.reasoning) }
     }
@@ -74,13 +74,13 @@ impl From<Said> for Message {
 /// Reads all that the flags name.
 pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Input>> {
     if let (Some(prompt), Some(reply)) = (&args.prompt, &args.reply) {
-        let source = Source::Conversation(pair(input::unescape(prompt), input::text_of(reply)?));
+        let source = Source::Conversation(pair(args.escape.read(prompt), input::text_of(reply)?));
         return Ok(vec![Input { name: "reply".to_owned(), source }]);
     }
     let mut inputs: Vec<Input> = Vec::new();
     for path in &args.files {
-        let bytes = input::read_bytes(path)?;
-        for input in of_file(path, &bytes).with_context(|| path.display().to_string())? {
+        let text = input::text_of(path)?;
+        for input in of_file(path, text.as_bytes()).with_context(|| path.display().to_string())? {
             if inputs.iter().any(|other| other.name == input.name) {
                 bail!(Usage(format!("two traces are called {}; give their files different names", input.name)));
             }

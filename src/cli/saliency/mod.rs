@@ -36,7 +36,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         return compare::run(args);
     }
     let interrupt = Interrupt::install()?;
-    if args.model.lora.is_some() {
+    if args.model.lora()?.is_some() {
         bail!(Usage("--lora: maps are of the model alone; merge the adapter into it first".to_owned()));
     }
     let inputs = input::read(&args.input)?;
@@ -48,10 +48,10 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         let trace = input.trace(&args.input, &model).and_then(|trace| trace::tokens(&trace, &model).map(|_| trace));
         traces.push((name.clone(), trace.context(name)?));
     }
-    folder::check(&args.out, &traces.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
+    folder::check(&args.output, &traces.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
     let n = traces.len();
     for (i, (name, trace)) in traces.into_iter().enumerate() {
-        let out = if n == 1 { args.out.clone() } else { args.out.join(&name) };
+        let out = if n == 1 { args.output.clone() } else { args.output.join(&name) };
         if n > 1 {
             say!("stepflow: {} of {n}: {name}", i + 1);
         }

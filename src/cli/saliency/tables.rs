@@ -103,7 +103,25 @@ impl Tables<'_> {
         });
         let id = output::hex(&Sha256::digest(run.to_string())[..6]);
         run["run_id"] = json!(id);
+        // How and when it was made is no part of what it is.
+        let line = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        run["command"] = json!(line);
+        run["date"] = json!(output::utc_now());
+        run["settings"] = self.settings();
         Ok(run)
+    }
+
+    /// What the flags say, those left out as they are by default.
+    fn settings(&self) -> serde_json::Value {
+        let args = self.task.args;
+        json!({
+            "layers": args.layers.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string),
+            "loss": self.task.loss().to_string(),
+            "memory": args.memory,
+            "threads": args.threads,
+            "parquet": self.task.tables.parquet,
+            "wide": self.task.tables.wide,
+        })
     }
 
     /// How probes were made.

@@ -13,12 +13,12 @@ use stepflow::llama::{ContextParams, Model};
 use stepflow::server::{Options, Ready, Server, Tls};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::flags::{ReasoningFormat, Switch};
 use super::exit::{self, Usage};
-use super::input;
+use super::flags::{ReasoningFormat, Switch};
 use super::setup::{self, Interrupt};
-use args::ServerArgs;
+use super::{input, report};
 pub use args::ServeArgs;
+use args::ServerArgs;
 
 /// Slots where nothing says how many.
 const SLOTS: usize = 4;
@@ -26,7 +26,7 @@ const SLOTS: usize = 4;
 /// Serves until it is told to stop.
 pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
-    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora.as_deref(), &interrupt)?;
+    let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
     // What a request means that says no more than that it wants StepFlow.
     let settings = if params.stepflow.is_on() { params.stepflow.clone() } else { setup::all_repairs(&args.stepflow)? };
     let options = options(args)?;
@@ -38,7 +38,12 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
     }
     say!("stepflow: listening on {}, loading the model", urls.join(" "));
+    if !may_repair(args) {
+        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
+    }
     let mut model = setup::load_model(&args.model)?;
+    setup::warn_of_long_context(&args.context, &model);
+    report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
     let (family, _, markers) = markers_of(&model, &params);
     let streams = args.server.parallel.is_some_and(|n| n > 0) && !args.server.kv_unified;
@@ -129,7 +134,7 @@ fn options(args: &ServeArgs) -> anyhow::Result<Options> {
         slots_endpoint: !server.no_slots,
         page: !server.no_page,
         verbose: args.model.verbose,
-        lora: args.model.lora.is_some(),
+        lora: args.model.lora()?.is_some(),
         max_tokens: limit(answers.predict),
         reasoning_format: match answers.reasoning_format {
             ReasoningFormat::None => stepflow::llama::chat::ReasoningFormat::None,

@@ -37,14 +37,15 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
     let differences = Differences::new(&a, &b, &layers);
     let names = LayerMetrics::default().named().map(|(name, _)| name);
     let metrics: Vec<Vec<Row>> = names.into_iter().map(|metric| metrics::of(metric, &a, &b, &layers)).collect();
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("cannot make the folder {}", args.output.display()))?;
     let write_rows = |out: &mut dyn std::io::Write| {
         let mut csv = csv::Writer::from_writer(out);
         metrics.iter().flatten().try_for_each(|row| csv.serialize(row))?;
         csv.flush()
     };
-    output::write_file(&args.out.join("metrics.csv"), write_rows)?;
-    output::write_file(&args.out.join("differences.csv"), |out| write_differences(&differences, out))?;
+    output::write_file(&args.output.join("metrics.csv"), write_rows)?;
+    output::write_file(&args.output.join("differences.csv"), |out| write_differences(&differences, out))?;
     let about = json!({
         "stepflow_comparison": 1,
         "stepflow": env!("CARGO_PKG_VERSION"),
@@ -53,11 +54,11 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<u8> {
         "a": a.iter().map(described).collect::<Vec<_>>(),
         "b": b.iter().map(described).collect::<Vec<_>>(),
     });
-    output::write_file(&args.out.join("comparison.json"), |out| writeln!(out, "{about:#}"))?;
+    output::write_file(&args.output.join("comparison.json"), |out| writeln!(out, "{about:#}"))?;
     let caption = format!("A: {} ({}), B: {} ({})", args.a.display(), runs(&a), args.b.display(), runs(&b));
-    pictures::write(&args.out, &caption, &metrics, &differences)?;
+    pictures::write(&args.output, &caption, &metrics, &differences)?;
     let of = if differences.by_step { "steps" } else { "segments" };
-    let folder = args.out.display();
+    let folder = args.output.display();
     say!("stepflow: {caption}; {folder}/curves.svg and differences.svg show both, by layers and {of}");
     let words: String = metrics.iter().map(|rows| metrics::in_words(rows)).collect();
     output::write_result(None, |out| out.write_all(words.as_bytes()))?;
