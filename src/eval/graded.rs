@@ -51,9 +51,8 @@ pub fn grade(name: &str, text: &str) -> Result<Graded, ProblemError> {
         if line.is_empty() {
             continue;
         }
-        let (fields, extracted, correct) =
-            graded_line(line).map_err(|fault| fault.at(name, &format!("line {}", at + 1)))?;
-        graded.lines += &with_verdict(line, fields, extracted.into(), correct.into());
+        let (line, correct) = graded_line(line).map_err(|fault| fault.at(name, &format!("line {}", at + 1)))?;
+        graded.lines += &line;
         graded.lines.push('\n');
         graded.correct += usize::from(correct);
         graded.total += 1;
@@ -61,13 +60,14 @@ pub fn grade(name: &str, text: &str) -> Result<Graded, ProblemError> {
     if graded.total == 0 { Err(Fault::NoReplies.of(name)) } else { Ok(graded) }
 }
 
-fn graded_line(line: &str) -> Result<(Map<String, Value>, Option<String>, bool), Fault> {
+/// A line with its verdict, and whether it is right.
+fn graded_line(line: &str) -> Result<(String, bool), Fault> {
     let object = object(line)?;
     let fields = Fields::new(object.clone());
     let reference = fields.reference()?;
     let extracted = after_thinking(before_end(fields.reply()?)).and_then(|reply| extract(reply, reference.kind()));
     let correct = extracted.as_deref().is_some_and(|found| is_correct(found, &reference));
-    Ok((object, extracted, correct))
+    Ok((with_verdict(line, object, extracted.into(), correct.into()), correct))
 }
 
 /// The line with two more fields. Its others stay as they are written, numbers of any length included.

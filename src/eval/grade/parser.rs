@@ -35,7 +35,9 @@ const GREEK: [&str; 22] = [
     "\\omega",
 ];
 
-const FUNCTIONS: [(&str, fn(f64) -> f64); 10] = [
+type Function = fn(f64) -> f64;
+
+const FUNCTIONS: [(&str, Function); 10] = [
     ("\\sin", f64::sin),
     ("\\cos", f64::cos),
     ("\\tan", f64::tan),
@@ -167,7 +169,7 @@ impl<'a> Parser<'a> {
         let token = self.peek()?;
         if let Some((_, function)) = FUNCTIONS.iter().find(|(name, _)| *name == token) {
             self.at += 1;
-            return self.function(function);
+            return self.function(*function);
         }
         match token {
             "(" => self.enclosed(")"),
@@ -208,7 +210,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A function of what follows: of brackets, or of factors up to the next sign or function.
-    fn function(&mut self, function: &fn(f64) -> f64) -> Option<Algebra> {
+    fn function(&mut self, function: Function) -> Option<Algebra> {
         self.deeper()?;
         let exponent = if self.take("^") { Some(self.exponent()?) } else { None };
         let mut argument = self.power()?;
