@@ -1,9 +1,10 @@
 //! Several answers in one: `3, -5`, `x = 3 or x = -5`, `\pm 2`, and what brackets hold.
 
+use std::fmt::Display;
+
 use super::assign::{assigned, last_word};
 use super::rational::Rational;
 use super::tokens::Tokens;
-use super::value::Value;
 use super::{thousands, units};
 
 /// Lists of no more numbers than this are compared element by element in every order; longer ones once sorted.
@@ -100,16 +101,16 @@ pub(super) fn joint(text: &str, at: usize) -> usize {
     if is_word { word.len() } else { 0 }
 }
 
-/// The elements that parts stand for. They keep their names, or their units, where these differ: 3 cats and 5 dogs are not
-/// 5 cats and 3 dogs.
-pub(super) fn items(parts: &[&str], depth: usize) -> Vec<Value> {
+/// The elements that parts stand for, with their names, or their units, where these differ: 3 cats and 5 dogs are not 5 cats
+/// and 3 dogs.
+pub(super) fn items<'a>(parts: &[&'a str]) -> Vec<(Option<&'a str>, String)> {
     let named: Vec<(&str, &str)> = parts.iter().map(|part| name_and_value(without_lead(part.trim()))).collect();
     let mut names = named.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
     let first = names.next();
     let keep = names.any(|name| Some(name) != first);
     let values = named.iter().flat_map(|(name, value)| {
-        let values = alternatives(value).into_iter().map(|value| Value::parse(&value, depth));
-        values.map(move |value| if keep && !name.is_empty() { value.named(name) } else { value })
+        let name = Some(*name).filter(|name| keep && !name.is_empty());
+        alternatives(value).into_iter().map(move |value| (name, value))
     });
     values.collect()
 }
@@ -143,34 +144,40 @@ pub(super) fn alternatives(text: &str) -> Vec<String> {
     vec![with("+", "-"), with("-", "+")]
 }
 
-/// Whether every element of one list equals one of the other, in any order.
-pub(super) fn equal_in_any_order(a: &[Value], b: &[Value]) -> bool {
+/// Whether every element of one list equals one of the other, in any order. `leaves` tells how many values an element is
+/// made of.
+pub(super) fn equal_in_any_order<T: Display>(
+    (a, b): (&[T], &[T]),
+    leaves: fn(&T) -> usize,
+    equals: fn(&T, &T) -> bool,
+) -> bool {
     if a.len() != b.len() {
         return false;
     }
-    let leaves = |items: &[Value]| items.iter().map(Value::leaves).sum::<usize>();
-    if leaves(a).max(leaves(b)) > FEW {
-        let sorted = |items: &[Value]| {
-            let mut sorted: Vec<(String, usize)> = items.iter().map(Value::to_string).zip(0..).collect();
+    let all_leaves = |items: &[T]| items.iter().map(leaves).sum::<usize>();
+    if all_leaves(a).max(all_leaves(b)) > FEW {
+        let sorted = |items: &[T]| {
+            let mut sorted: Vec<(String, usize)> = items.iter().map(T::to_string).zip(0..).collect();
             sorted.sort();
             sorted
         };
-        return sorted(a).iter().zip(sorted(b)).all(|((_, i), (_, j))| a[*i].equals(&b[j]));
+        return sorted(a).iter().zip(sorted(b)).all(|((_, i), (_, j))| equals(&a[*i], &b[j]));
     }
     // For each of b's, which of a's it is paired with.
     let mut partner = vec![None; b.len()];
-    (0..a.len()).all(|i| pair(i, a, b, &mut partner, &mut vec![false; b.len()]))
+    let equals = |i: usize, j: usize| equals(&a[i], &b[j]);
+    (0..a.len()).all(|i| pair(i, &equals, &mut partner, &mut vec![false; b.len()]))
 }
 
 /// Finds a partner for the `i`th of a's, giving others new ones where need be: equality is not transitive (50% is 50 and
 /// is 1/2), so the first that fits need not be the right one.
-fn pair(i: usize, a: &[Value], b: &[Value], partner: &mut [Option<usize>], seen: &mut [bool]) -> bool {
-    for j in 0..b.len() {
-        if seen[j] || !a[i].equals(&b[j]) {
+fn pair(i: usize, equals: &dyn Fn(usize, usize) -> bool, partner: &mut [Option<usize>], seen: &mut [bool]) -> bool {
+    for j in 0..partner.len() {
+        if seen[j] || !equals(i, j) {
             continue;
         }
         seen[j] = true;
-        if partner[j].is_none_or(|other| pair(other, a, b, partner, seen)) {
+        if partner[j].is_none_or(|other| pair(other, equals, partner, seen)) {
             partner[j] = Some(i);
             return true;
         }

@@ -1,7 +1,7 @@
 //! Matrices: rows of entries that are compared as answers are. The brackets around them do not count.
 
 use super::algebra::Algebra;
-use super::value::Value;
+use super::rational::Rational;
 
 /// Environments that differ in their brackets only. The bars of `vmatrix` make a determinant.
 const NAMES: [&str; 6] = ["{pmatrix}", "{bmatrix}", "{Bmatrix}", "{matrix}", "{smallmatrix}", "{array}"];
@@ -11,13 +11,19 @@ const MAX_ROWS: usize = 8;
 
 type Rows<T> = Vec<Vec<T>>;
 
+/// An entry: what is written there, or what it was computed to be.
+pub(super) enum Entry<'a> {
+    Text(&'a str),
+    Number(Rational),
+}
+
 /// The rows of a matrix that stands alone, or of a sum or product of several, or with a factor, that hold numbers.
-pub(super) fn parse(text: &str, depth: usize) -> Option<Rows<Value>> {
+pub(super) fn parse(text: &str) -> Option<Rows<Entry<'_>>> {
     let text = without_brackets(text);
     let (factor, text) = text.split_at(text.find("\\begin")?);
     let (first, mut rest) = next(text)?;
     if rest.is_empty() && factor.is_empty() {
-        return Some(first.iter().map(|row| row.iter().map(|entry| Value::parse(entry, depth)).collect()).collect());
+        return Some(first.into_iter().map(|row| row.into_iter().map(Entry::Text).collect()).collect());
     }
     let factor = match factor.trim_end_matches(['*', ' ']) {
         "" => Algebra::parse("1")?,
@@ -41,7 +47,7 @@ pub(super) fn parse(text: &str, depth: usize) -> Option<Rows<Value>> {
             term = times(&term, &numbers(rows)?)?;
         }
     }
-    let entry = |value: &Algebra| Some(Value::Number(value.number()?));
+    let entry = |value: &Algebra| Some(Entry::Number(value.number()?));
     plus(sum, term)?.iter().map(|row| row.iter().map(entry).collect()).collect()
 }
 

@@ -5,8 +5,9 @@ use std::fmt;
 use super::algebra::Algebra;
 use super::assign::{assigned, split};
 use super::list::{self, BARE, SET, TUPLE};
+use super::matrix::{self, Entry};
 use super::rational::{self, Rational};
-use super::{matrix, relation, text, units};
+use super::{relation, text, units};
 
 /// Lists inside lists beyond this depth are compared as text, so that time stays linear.
 const MAX_DEPTH: usize = 8;
@@ -62,12 +63,20 @@ impl Value {
         if depth == MAX_DEPTH {
             return Self::formula(text);
         }
-        matrix::parse(text, depth + 1)
-            .map(Self::Matrix)
+        matrix::parse(text)
+            .map(|rows| Self::matrix(rows, depth + 1))
             .or_else(|| Self::union(text, depth + 1))
             .or_else(|| Self::list(text, depth + 1))
             .or_else(|| Self::bounds(text, depth + 1))
             .unwrap_or_else(|| Self::formula(text))
+    }
+
+    fn matrix(rows: Vec<Vec<Entry<'_>>>, depth: usize) -> Self {
+        let read = |entry| match entry {
+            Entry::Text(text) => Self::parse(text, depth),
+            Entry::Number(number) => Self::Number(number),
+        };
+        Self::Matrix(rows.into_iter().map(|row| row.into_iter().map(read).collect()).collect())
     }
 
     fn formula(text: &str) -> Self {
@@ -124,7 +133,11 @@ impl Value {
                 _ => {}
             }
         }
-        let mut items = list::items(&parts, depth);
+        let read = |(name, text): (Option<&str>, String)| {
+            let value = Self::parse(&text, depth);
+            if let Some(name) = name { value.named(name) } else { value }
+        };
+        let mut items: Vec<_> = list::items(&parts).into_iter().map(read).collect();
         if brackets == BARE {
             let says_or = text.match_indices("or").any(|(at, _)| list::joint(text, at) > 0);
             if let Some(range) = Self::either(&items).filter(|_| says_or) {
@@ -148,9 +161,9 @@ impl Value {
                 lists_are_equal((a, items), (b, others))
             }
             (Self::Named { name: a, value }, Self::Named { name: b, value: other }) => a == b && value.equals(other),
-            (Self::Union(a), Self::Union(b)) => list::equal_in_any_order(a, b),
+            (Self::Union(a), Self::Union(b)) => in_any_order(a, b),
             (Self::Union(union), Self::List { brackets: BARE, items })
-            | (Self::List { brackets: BARE, items }, Self::Union(union)) => list::equal_in_any_order(union, items),
+            | (Self::List { brackets: BARE, items }, Self::Union(union)) => in_any_order(union, items),
             (Self::Matrix(a), Self::Matrix(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| in_order(a, b)),
             (Self::Bounds { name: a, range }, Self::Bounds { name: b, range: other }) => a == b && range.equals(other),
             (Self::Bounds { range, .. }, other) | (other, Self::Bounds { range, .. }) => range.equals(other),
@@ -199,6 +212,10 @@ impl Value {
     }
 }
 
+fn in_any_order(a: &[Value], b: &[Value]) -> bool {
+    list::equal_in_any_order((a, b), Value::leaves, Value::equals)
+}
+
 fn in_order(a: &[Value], b: &[Value]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.bare().equals(b.bare()))
 }
@@ -224,13 +241,13 @@ fn lists_are_equal((a, items): (&[&str; 2], &[Value]), (b, others): (&[&str; 2],
     let is_named = |items: &[Value]| items.iter().any(|item| matches!(item, Value::Named { .. }));
     match (*a, *b) {
         (BARE, BARE | SET) if is_numbered(items) && !is_named(others) => {
-            list::equal_in_any_order(&unnamed(items), others)
+            in_any_order(&unnamed(items), others)
         }
         (BARE | SET, BARE) if is_numbered(others) && !is_named(items) => {
-            list::equal_in_any_order(items, &unnamed(others))
+            in_any_order(items, &unnamed(others))
         }
         (BARE, BARE) if is_named(items) != is_named(others) => in_order(items, others),
-        (BARE | SET, BARE | SET) => list::equal_in_any_order(items, others),
+        (BARE | SET, BARE | SET) => in_any_order(items, others),
         (BARE, TUPLE) | (TUPLE, BARE) => in_order(items, others),
         (a, b) => a == b && in_order(items, others),
     }
