@@ -114,6 +114,7 @@ fn csv_records(name: &str, text: &str) -> Result<Vec<Entry>, ProblemError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::grade::Answer;
     use crate::eval::grade::is_correct;
     use proptest::prelude::*;
 

@@ -369,6 +369,13 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_users_has_every_name() {
+        let page = include_str!("../../docs/requests.md");
+        let names = REFUSED.iter().map(|(name, _)| *name).chain(IDLE.split_ascii_whitespace());
+        names.for_each(|name| assert!(page.contains(&format!("`{name}`")), "{name}"));
+    }
+
+    #[test]
     fn no_field_is_served_and_refused() {
         for api in [Api::Native, Api::Completions, Api::Chat] {
             let served = &Table::of_api(api).served;

@@ -240,12 +240,8 @@ fn unnamed(items: &[Value]) -> Vec<Value> {
 fn lists_are_equal((a, items): (&[&str; 2], &[Value]), (b, others): (&[&str; 2], &[Value])) -> bool {
     let is_named = |items: &[Value]| items.iter().any(|item| matches!(item, Value::Named { .. }));
     match (*a, *b) {
-        (BARE, BARE | SET) if is_numbered(items) && !is_named(others) => {
-            in_any_order(&unnamed(items), others)
-        }
-        (BARE | SET, BARE) if is_numbered(others) && !is_named(items) => {
-            in_any_order(items, &unnamed(others))
-        }
+        (BARE, BARE | SET) if is_numbered(items) && !is_named(others) => in_any_order(&unnamed(items), others),
+        (BARE | SET, BARE) if is_numbered(others) && !is_named(items) => in_any_order(items, &unnamed(others)),
         (BARE, BARE) if is_named(items) != is_named(others) => in_order(items, others),
         (BARE | SET, BARE | SET) => in_any_order(items, others),
         (BARE, TUPLE) | (TUPLE, BARE) => in_order(items, others),
