@@ -259,8 +259,9 @@ fn a_reader_that_goes_away_ends_the_run() {
         drop(reader);
         let outcome = running.finish();
         assert_eq!(outcome.code(), Some(1), "{flags:?}: {outcome:?}");
-        outcome.assert_one_line();
-        assert!(outcome.stderr.contains("cannot write to stdout"), "{outcome:?}");
+        // Its context is larger than what it was trained with, which is said first.
+        let said: Vec<_> = outcome.stderr.lines().filter(|line| !line.contains("was trained with")).collect();
+        assert!(said.len() == 1 && said[0].starts_with("stepflow: cannot write to stdout"), "{outcome:?}");
     }
 }
 

@@ -204,7 +204,7 @@ fn bench(format: &str, more: &[&str]) -> Vec<Value> {
         "2",
         "-t",
         "1",
-        "-o",
+        "--format",
         format,
     ];
     let text = stdout(&[&args[..], more].concat());

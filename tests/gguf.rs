@@ -423,3 +423,27 @@ proptest! {
         }
     }
 }
+
+/// Old converters wrote names and licences in whatever code they had.
+#[test]
+fn remarks_need_not_be_utf8_but_the_vocabulary_must() {
+    let raw = |bytes: &[u8]| [&(bytes.len() as u64).to_le_bytes(), bytes].concat();
+    let one = |key: &str, bytes: &[u8]| header(0, 1, &[&text(key), &8_u32.to_le_bytes(), &raw(bytes)]);
+    let list = |key: &str, elements: &[&[u8]]| {
+        let count = elements.len() as u64;
+        let elements: Vec<u8> = elements.iter().flat_map(|bytes| raw(bytes)).collect();
+        header(0, 1, &[&text(key), &9_u32.to_le_bytes(), &8_u32.to_le_bytes(), &count.to_le_bytes(), &elements])
+    };
+    for key in ["general.name", "general.author", "general.license", "general.description", "my.own"] {
+        assert_eq!(parse(&one(key, b"caf\xE9")).unwrap().str(key), Some("caf\u{FFFD}"));
+    }
+    assert!(parse(&list("general.tags", &[b"a", b"\xFF"])).is_ok());
+    for key in ["general.architecture", "tokenizer.ggml.model", "tokenizer.chat_template"] {
+        let error = parse(&one(key, b"caf\xE9")).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("offset 3"), "{error}");
+    }
+    let error = parse(&list("tokenizer.ggml.tokens", &[b"a", b"b", b"\xE9x"])).unwrap_err().to_string();
+    assert!(error.contains("expected element 2 in UTF-8") && error.contains("xe9x"), "{error}");
+    let doubled = parse(&list("tokenizer.ggml.tokens", &[b"a", b"b", b"a"])).unwrap().check_loadable().unwrap_err();
+    assert!(!doubled.to_string().contains('\n'), "{doubled}");
+}

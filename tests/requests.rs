@@ -346,3 +346,45 @@ fn a_required_call_comes_at_once() {
         }
     }
 }
+
+/// The chat renders as the server does: `enable_thinking` is true unless said otherwise, and what Python's engine knows is
+/// known.
+#[test]
+fn the_chat_and_the_server_render_alike() {
+    let model = tiny::tiny(Arch::Qwen3, WeightType::F32);
+    let model = model.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let loop_of = |body: &str| format!("{{% for message in messages %}}{body}{{% endfor %}}");
+    for (i, source) in [
+        loop_of("{% generation %}{{ message.content }}{% endgeneration %}"),
+        loop_of("{{ message | tojson(ensure_ascii=False) }}"),
+        loop_of("{{ message.content }}") + "{% if enable_thinking %}<think>{% else %}</think>{% endif %}",
+        loop_of("{{ message.content }}") + "{% if enable_thinking is defined and not enable_thinking %}no{% endif %}",
+        loop_of("{{ message.content ~ none }}"),
+        loop_of("{{ message['role'].upper() + ': ' + message.content.strip() }}{{ '\n' }}"),
+        loop_of("{{ '%s-%s' | format(message.role, message.content) }}"),
+        loop_of("{% set c = message.content.split('n')[-1] %}{{ c | trim }}{{ loop.index0 }}"),
+        loop_of("{{ message.content }}") + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
+        loop_of("{{ message.content[1:3] }}{{ (message.content | length) // 2 }}"),
+        "{% macro m(x) %}<{{ x }}>{% endmacro %}".to_owned() + &loop_of("{{ m(message.content) }}"),
+        "chatml".to_owned(),
+        "llama3".to_owned(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let trace = folder.path().join(format!("{i}.json"));
+        let flags = ["-m", model, "-p", "an \u{e9}ne", "-st", "-n", "1", "-t", "1", "-c", "256", "--chat-template"];
+        let flags = [&flags[..], &[&source, "--save-trace", trace.to_str().unwrap()]].concat();
+        let chatted = program::run(program::stepflow(flags));
+        assert_eq!(chatted.code(), Some(0), "{source}: {}", chatted.stderr);
+        let trace = stepflow::trace::TraceFile::read(&std::fs::read(trace).unwrap()).unwrap();
+        let read: Vec<u8> = trace.tokens.iter().flat_map(|token| token.piece.clone()).collect();
+        let server = Server::start(&["-np", "1", "-m", model, "--chat-template", &source]);
+        let messages = json!([{ "role": "user", "content": "an \u{e9}ne" }]);
+        let rendered = server.ask("/apply-template", json!({ "messages": messages }));
+        let rendered = text(&rendered, "/prompt").to_owned();
+        assert!(!rendered.is_empty(), "{source}");
+        assert!(String::from_utf8_lossy(&read).starts_with(&rendered), "{source}: {rendered:?}");
+    }
+}

@@ -239,7 +239,7 @@ pub struct Samplers(pub Vec<SamplerKind>);
 /// The chat template.
 #[derive(Debug, Clone, Args)]
 pub struct TemplateArgs {
-    /// Chat template as Jinja, or `chatml` (`serve` knows all names that llama.cpp does); the model's own by default.
+    /// Chat template as Jinja, or the name of one that llama.cpp has built in; the model's own by default.
     #[arg(long, value_name = "JINJA", env = "LLAMA_ARG_CHAT_TEMPLATE", conflicts_with = "chat_template_file")]
     pub chat_template: Option<String>,
     /// File with a Jinja chat template.

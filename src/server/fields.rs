@@ -37,7 +37,8 @@ pub struct Table {
 /// Fields that say who asks, or how an answer is stored, paid, cached or computed: it is the same without them.
 const IDLE: &str = "model user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention \
     prediction cache_control inference_geo include truncation max_tool_calls n_cache_reuse n_keep n_discard \
-    sse_ping_interval t_max_prompt_ms backend_sampling";
+    sse_ping_interval t_max_prompt_ms backend_sampling speculative.type speculative.n_max speculative.n_min \
+    speculative.p_min speculative.ngram_size_n speculative.ngram_size_m speculative.ngram_min_hits";
 
 /// Fields of other servers that ask for nothing where they are 1 or true.
 const NEUTRAL_AT_ONE: &str = "repetition_penalty rep_pen encoder_repetition_penalty typical tfs_z length_penalty best_of \
@@ -45,7 +46,7 @@ const NEUTRAL_AT_ONE: &str = "repetition_penalty rep_pen encoder_repetition_pena
     separate_reasoning";
 
 /// Fields that are refused where they ask for something, and what to do.
-const REFUSED: [(&str, &str); 39] = [
+const REFUSED: [(&str, &str); 40] = [
     ("suffix", "models are not asked to fill in between here; send the whole prompt"),
     ("lora", "adapters are chosen when the server starts, with --lora"),
     ("functions", "send them as `tools`"),
@@ -65,6 +66,7 @@ const REFUSED: [(&str, &str); 39] = [
     ("grammar_lazy", "send `tools` for a grammar that waits"),
     ("grammar_triggers", "send `tools` for a grammar that waits"),
     ("preserved_tokens", "special tokens are no text of an answer here"),
+    ("parse_tool_calls", "calls are read where there are `tools`; send none"),
     ("input_prefix", "models are not asked to fill in between here"),
     ("input_suffix", "models are not asked to fill in between here"),
     ("input_extra", "models are not asked to fill in between here"),
@@ -135,7 +137,8 @@ const MEANT: [(&str, &str); 40] = [
 const PROMISES: &str = "use_beam_search length_penalty early_stopping do_sample tfs_z top_a epsilon_cutoff eta_cutoff \
     smoothing_factor smoothing_curve dynamic_temperature no_repeat_ngram_size encoder_repetition_penalty guidance_scale \
     negative_prompt skip_special_tokens spaces_between_special_tokens add_special_tokens logits_processors ban_eos_token \
-    banned_tokens custom_token_bans reasoning_split transforms plugins safe_prompt moderation";
+    banned_tokens custom_token_bans reasoning_split transforms plugins safe_prompt moderation chat_format chat_parser \
+    grammar_type generation_prompt reasoning_budget_start_tag reasoning_budget_end_tag reasoning_budget_end_tags";
 
 /// Anthropic's fields beside those of all endpoints.
 const MESSAGES: [&str; 8] =
@@ -226,8 +229,10 @@ pub fn check_object(place: &str, object: &Map<String, Value>, table: &Table) -> 
 /// Whether a field leaves everything as it is.
 fn asks_nothing(name: &str, value: &Value) -> bool {
     match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Bool(true) => is_word_of(NEUTRAL_AT_ONE, name),
+        Value::Null => true,
+        // On by default.
+        Value::Bool(on) if name == "parse_tool_calls" => *on,
+        Value::Bool(on) => !on || is_word_of(NEUTRAL_AT_ONE, name),
         Value::Number(number) => match number.as_f64() {
             Some(1.0) => is_word_of(NEUTRAL_AT_ONE, name),
             Some(0.0) => is_word_of(PROMISES, name) || REFUSED.iter().any(|(refused, _)| *refused == name),
@@ -362,6 +367,7 @@ mod tests {
         {
             assert_eq!(refusal(Api::Chat, neutral), "taken: []");
         }
+        assert!(refusal(Api::Chat, json!({ "parse_tool_calls": false })).starts_with("parse_tool_calls: "));
         for (api, field) in [(Api::Messages, "logprobs"), (Api::Responses, "messages"), (Api::Responses, "n")] {
             assert!(refusal(api, json!({ field: 2 })).starts_with(&format!("{field}: ")), "{field}");
         }

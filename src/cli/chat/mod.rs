@@ -74,12 +74,12 @@ impl<'a> Chat<'a> {
         let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
         setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.conversation.stats.is_some());
         let model = setup::load_model(&args.model)?;
-        setup::warn_of_long_context(&args.context, &model);
         report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
         let template = setup::chat_template(&args.conversation.template, &model)?;
         let sampling = setup::sampling_params(&args.sampling, &model)?;
         let system = args.conversation.system_prompt()?;
         let mut session = Session::new(model, &params)?;
+        setup::warn_of_long_context(&args.context, session.model());
         if !args.conversation.no_warmup {
             session.warm_up()?;
         }
