@@ -73,7 +73,13 @@ fn defines(latex: &str) -> bool {
 fn filtered(markup: &str) -> Option<String> {
     let mut out = String::with_capacity(markup.len());
     for piece in markup.split('<').skip(1) {
-        let (tag, text) = piece.split_once('>')?;
+        let (tag, text) = match piece.split_once('>')? {
+            // Lines over and under a formula, which few fonts stretch, are the page's style to draw.
+            ("mo stretchy=\"true\"", "\u{203E}") => ("mo notation=\"line\"", ""),
+            // A combining arrow is drawn beside its place.
+            (tag, "\u{20D7}") => (tag, "→"),
+            other => other,
+        };
         out.push('<');
         let variant = match tag.strip_prefix('/') {
             Some(name) => {
@@ -171,6 +177,8 @@ mod tests {
             assert!(from_latex(latex, true).unwrap().starts_with("<math display=\"block\">"), "{latex}");
         }
         assert!(from_latex("\\mathbb{R} \\mathcal{A} \\mathfrak{g}", false).unwrap().contains('ℝ'));
+        assert!(from_latex("\\overline{AB}", false).unwrap().contains("<mo notation=\"line\"></mo>"));
+        assert!(from_latex("\\vec{v}", false).unwrap().contains("<mo>→</mo>"));
     }
 
     #[test]

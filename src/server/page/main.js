@@ -10,10 +10,10 @@ let running = null;
 
 /** Asks for an answer to the chat as it is. `former` is the one that it replaces, if it is another try. */
 async function answer(former) {
-  const mine = { chat, abort: new AbortController() };
+  const message = { role: "assistant", content: "", reasoning_content: "", steps: [] };
+  const mine = { chat, message, abort: new AbortController() };
   running = mine;
   const view = new AnswerView(at("chat"));
-  const message = { role: "assistant", content: "", reasoning_content: "", steps: [] };
   at("send").textContent = "Stop";
   showActions();
   let failure = null;
@@ -40,25 +40,32 @@ async function answer(former) {
 /** Keeps an answer, or what was there before it if nothing came. */
 function end(asked, message, former, view, failure) {
   delete message.step;
-  const came = Boolean(message.content || message.reasoning_content);
-  if (came || former) asked.messages.push(came ? message : former);
-  const question = came || former ? null : asked.messages.pop();
-  if (asked.messages.length) store.save(asked);
+  const came = hasCome(message);
+  if (came || former) {
+    asked.messages.push(came ? message : former);
+    store.save(asked);
+  }
   if (asked !== chat) return showList();
   if (came) {
     view.finish(message, actions());
   } else {
-    // Unanswered, the question is the user's again.
-    if (question) at("prompt").value ||= question.content;
-    view.box.remove();
+    takeBack();
     show();
   }
-  if (failure) {
-    add(at("chat"), "div", "error", failure.message);
-  }
+  if (failure) add(at("chat"), "div", "error", failure.message);
   showActions();
   showList();
   follow();
+}
+
+const hasCome = (message) => Boolean(message.content || message.reasoning_content);
+
+/** Unanswered, the last question is the user's again. */
+function takeBack() {
+  if (chat.messages.at(-1)?.role !== "user") return;
+  at("prompt").value = [chat.messages.pop().content, at("prompt").value].filter(Boolean).join("\n\n");
+  if (chat.messages.length) store.save(chat);
+  else store.remove(chat);
 }
 
 /** A message as requests have it. */
@@ -115,7 +122,6 @@ function show() {
     if (message.role === "user") showQuestion(at("chat"), message);
     else new AnswerView(at("chat")).finish({ steps: [], reasoning_content: "", ...message }, actions());
   }
-  if (!chat.messages.length) add(at("chat"), "p", "hint", "Chats stay in this browser alone.");
   showActions();
   at("chat").scrollTop = at("chat").scrollHeight;
 }
@@ -125,9 +131,14 @@ function open(other) {
   running = null;
   at("send").textContent = "Send";
   chat = other;
-  at("show-chats").setAttribute("aria-expanded", false);
+  closeList();
+  takeBack();
   show();
   showList();
+}
+
+function closeList() {
+  at("show-chats").setAttribute("aria-expanded", false);
 }
 
 function showList() {
@@ -137,7 +148,7 @@ function showList() {
     const isOpen = other.id === chat.id;
     const button = add(item, "button", "open", other.title || "Chat");
     if (isOpen) button.setAttribute("aria-current", "true");
-    button.onclick = () => open(isOpen ? chat : other);
+    button.onclick = () => (isOpen ? closeList() : open(other));
     if (!isOpen) continue;
     add(item, "button", "rename", "Rename").onclick = rename;
     add(item, "button", "delete", "Delete").onclick = forget;
@@ -164,7 +175,6 @@ at("form").onsubmit = (event) => {
   const content = at("prompt").value.trim();
   if (!content) return;
   at("prompt").value = "";
-  if (!chat.messages.length) at("chat").replaceChildren();
   chat.title ||= content.split("\n")[0].slice(0, 60);
   const message = { role: "user", content };
   chat.messages.push(message);
@@ -192,6 +202,10 @@ at("show-chats").onclick = () => {
 };
 // Another tab's chats.
 addEventListener("storage", showList);
+// What has come of an answer outlives the page.
+addEventListener("pagehide", () => {
+  if (running && hasCome(running.message)) store.save({ ...running.chat, messages: [...running.chat.messages, running.message] });
+});
 
 async function about() {
   try {
@@ -205,6 +219,5 @@ async function about() {
   }
 }
 at("key").onchange = about;
-show();
-showList();
+open(chat);
 about();

@@ -33,7 +33,7 @@ function write(key, value) {
   } catch (error) {
     const full = error.name === "QuotaExceededError";
     const reason = full ? "This browser's storage is full: delete chats to make room." : "This browser lets pages keep nothing.";
-    notice(`${reason} Until then this chat is lost when the page is closed.`);
+    notice(`${reason} Until then what is new is lost when the page is closed.`);
     return false;
   }
 }

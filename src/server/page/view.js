@@ -18,7 +18,7 @@ export class AnswerView {
     this.thinking.hidden = true;
     this.summary = add(this.thinking, "summary", "", "Thinking …");
     this.thought = add(this.thinking, "div", "text");
-    this.steps = add(this.thinking, "ol", "text steps");
+    this.steps = null;
     this.said = add(this.box, "div", "text");
     this.foot = add(this.box, "div", "foot");
     this.rendered = "";
@@ -29,23 +29,29 @@ export class AnswerView {
   grow(message) {
     const { reasoning_content: thought, steps, content } = message;
     this.thinking.hidden = !thought;
-    if (!steps.length) this.thought.textContent = thought;
-    for (let index = Math.max(0, this.steps.children.length - 1); index < steps.length; index += 1) {
-      const item = this.steps.children[index] ?? add(this.steps, "li", "step");
-      item.value = index + 1;
-      item.textContent = steps[index]?.trim();
-    }
+    if (steps.length) this.growSteps(steps);
+    else this.thought.textContent = thought;
     if (content === this.rendered) return;
     this.tail ??= add(this.said, "span", "tail");
     this.tail.textContent = content.slice(this.rendered.length);
     this.timer ??= setTimeout(() => this.render(message), PAUSE);
   }
 
+  growSteps(steps) {
+    if (!this.steps) this.thought.replaceChildren();
+    this.steps ??= add(this.thought, "ol", "steps");
+    for (let index = Math.max(0, this.steps.children.length - 1); index < steps.length; index += 1) {
+      const item = this.steps.children[index] ?? add(this.steps, "li", "step");
+      item.value = index + 1;
+      item.textContent = steps[index]?.trim();
+    }
+  }
+
   async render(message) {
     const { content } = message;
     try {
       const [html] = await markdown([content]);
-      if (!this.over) this.take(html, message, content);
+      if (!this.over) this.take(html, content);
       this.timer = null;
       if (!this.over) this.grow(message);
     } catch {
@@ -53,7 +59,7 @@ export class AnswerView {
     }
   }
 
-  take(html, message, content) {
+  take(html, content) {
     this.said.innerHTML = html;
     this.said.classList.add("markdown");
     this.rendered = content;
@@ -70,7 +76,7 @@ export class AnswerView {
     this.addFoot(message, actions);
     try {
       const [said, ...thoughts] = await markdown([message.content, ...steps]);
-      this.take(said, message, message.content);
+      this.take(said, message.content);
       thoughts.forEach((html, index) => {
         this.steps.children[index].innerHTML = html;
         this.steps.children[index].classList.add("markdown");
