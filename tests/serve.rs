@@ -235,6 +235,52 @@ fn anthropic_and_responses_clients_get_their_own_forms() {
     assert_eq!(text(last, "/response/output/1/content/0/text"), said);
 }
 
+/// The steps of thinking as the map of an answer has them are those that its stream tells.
+#[test]
+fn streams_tell_where_steps_begin() {
+    let server = Server::start(&[]);
+    let mut n_steps = 0;
+    for question in [QUESTION, "Rex has 4 coins. Tom has 9 coins more. How many coins do they have in all?", "Hi"] {
+        let ask = json!({ "messages": [{ "role": "user", "content": question }], "stream": true, "return_steps": true, "temperature": 0 });
+        let (events, _) = server.stream("/v1/chat/completions", ask.clone());
+        let mut told: Vec<String> = Vec::new();
+        for event in &events {
+            if let Some(number) = event["thinking_step"].as_u64() {
+                assert_eq!(number as usize, told.len() + 1, "{event}");
+                told.push(String::new());
+            }
+            let thought =
+                event.pointer("/choices/0/delta/reasoning_content").and_then(Value::as_str).unwrap_or_default();
+            if !thought.is_empty() {
+                told.last_mut().expect("a step before the first thought").push_str(thought);
+            }
+        }
+        // What begins with the mark that closes thinking has no text.
+        told.retain(|step| !step.trim().is_empty());
+        let map = server.ask("/v1/saliency", json!({ "id": events[0]["id"] }));
+        let steps: Vec<&Value> =
+            map["steps"].as_array().unwrap().iter().filter(|step| step["segment"] == "thinking").collect();
+        assert_eq!(told.len(), steps.len(), "{told:?}: {steps:?}");
+        for (told, step) in told.iter().zip(&steps) {
+            assert_eq!(told.trim(), text(step, "/text").trim().trim_end_matches("</think>").trim());
+        }
+        assert_eq!(map["steps"][1], *steps[0], "the question is step 0");
+        n_steps += steps.len();
+        let mut unasked = ask;
+        unasked["return_steps"] = false.into();
+        let (events, _) = server.stream("/v1/chat/completions", unasked);
+        assert!(events.iter().all(|event| event["thinking_step"].is_null()));
+    }
+    assert!(n_steps > 3, "{n_steps}");
+    for path in ["/completion", "/v1/completions"] {
+        let ask = json!({ "prompt": "<think>\nLet me see.", "n_predict": 40, "stream": true, "return_steps": true });
+        let (events, _) = server.stream(path, ask);
+        assert_eq!(events.iter().find_map(|event| event["thinking_step"].as_u64()), Some(1), "{path}");
+    }
+    let refused = server.post("/v1/responses", &json!({ "input": "Hi", "stream": true, "return_steps": true }));
+    assert!(refused.status == 400 && refused.body.contains("return_steps"), "{refused:?}");
+}
+
 #[test]
 fn llama_servers_additions_are_for_who_asks_for_them() {
     let server = Server::start(&["--verbose", "-fa", "off"]);

@@ -57,6 +57,8 @@ struct Running {
     n_generated: usize,
     /// Tokens of thinking that is marked: without a mark at its beginning nothing tells it from the answer.
     n_thinking: usize,
+    /// Thinking steps begun.
+    n_steps: usize,
     started: Instant,
     prompt_done: Option<Instant>,
 }
@@ -238,6 +240,7 @@ impl Slots {
             reusable,
             n_generated: 0,
             n_thinking: 0,
+            n_steps: 0,
             started: Instant::now(),
             prompt_done: None,
         });
@@ -399,14 +402,17 @@ impl Slots {
         let tracked = running.tracker.push(&piece, true);
         let is_thinking = tracked.segment == Segment::Thinking && self.markers.think_start.is_some();
         running.n_thinking += usize::from(is_thinking);
+        let first_step = tracked.segment == Segment::Thinking && running.n_steps == 0;
+        let step = (first_step || tracked.step_start.is_some()).then_some(running.n_steps + 1);
+        running.n_steps = step.unwrap_or(running.n_steps);
         if let Some(budget) = &mut running.work.budget {
             budget.observe(&piece, is_thinking);
         }
         let hidden = model.is_control(token) && !running.work.preserved.contains(&token);
         let (text, stop) = running.text.push(if hidden { &[] } else { &piece });
         let timings = running.timings();
-        let wanted =
-            (running.work.on_event)(SlotEvent::Token { token, text, segment: tracked.segment, choice, timings });
+        let segment = tracked.segment;
+        let wanted = (running.work.on_event)(SlotEvent::Token { token, text, segment, step, choice, timings });
         let over = running.work.max_tokens.is_some_and(|max| running.n_generated >= max)
             || running.work.max_time.is_some_and(|max| running.started.elapsed() >= max);
         let position = slot.tokens.len();

@@ -92,6 +92,8 @@ pub enum SlotEvent {
         text: String,
         /// The token's segment.
         segment: Segment,
+        /// The number of the thinking step that it begins, from 1 on, if it begins one.
+        step: Option<usize>,
         /// Its probability, if that was asked for.
         choice: Option<TokenChoice>,
         /// So far.

@@ -32,3 +32,4 @@ pub use model::{Adapter, Model, ModelParams, Token};
 pub use quantize::quantize;
 pub use sampler::Candidates;
 pub(crate) use sampler::RawSampler;
+pub(crate) use stack::on_stack;

@@ -120,8 +120,12 @@ impl Reply for Chat {
         let deltas = self.readers.deltas(index, answer, update);
         chunks.extend(deltas.iter().map(|delta| self.delta(index, delta_json(delta))));
         self.untold[index].extend_from_slice(&update.choices);
-        if chunks.is_empty() && update.ended && !self.untold[index].is_empty() {
+        let step = update.step.filter(|_| self.generate.return_steps.unwrap_or(false));
+        if chunks.is_empty() && (step.is_some() || (update.ended && !self.untold[index].is_empty())) {
             chunks.push(self.delta(index, json!({})));
+        }
+        if let Some(step) = step {
+            chunks[0]["thinking_step"] = step.into();
         }
         if let Some(last) = chunks.last_mut() {
             let told = std::mem::take(&mut self.untold[index]);

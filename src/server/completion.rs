@@ -203,6 +203,9 @@ impl Reply for Native {
         if let Some(done) = progress {
             object["prompt_progress"] = answer.progress(done);
         }
+        if let Some(step) = update.step.filter(|_| self.generate.return_steps.unwrap_or(false)) {
+            object["thinking_step"] = step.into();
+        }
         if !update.choices.is_empty() {
             object["completion_probabilities"] = probabilities(&update.choices, self.after_sampling, &self.model);
         }
@@ -372,6 +375,9 @@ impl Reply for OpenAi {
         }
         if let Some(done) = progress {
             object["prompt_progress"] = answer.progress(done);
+        }
+        if let Some(step) = update.step.filter(|_| self.generate.return_steps.unwrap_or(false)) {
+            object["thinking_step"] = step.into();
         }
         vec![Chunk::new(object)]
     }

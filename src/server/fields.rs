@@ -149,8 +149,7 @@ const RESPONSES: [&str; 8] =
     ["input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens", "reasoning", "text"];
 
 /// What these two have no place for in their answers.
-const NO_PLACE: &str =
-    "n n_cmpl logprobs top_logprobs n_probs post_sampling_probs return_tokens response_fields verbose echo";
+const NO_PLACE: &str = "n n_cmpl logprobs top_logprobs n_probs post_sampling_probs return_tokens return_steps response_fields verbose echo";
 
 impl Table {
     /// A table of these names alone.

@@ -45,6 +45,8 @@ pub struct Update {
     pub progress: Option<usize>,
     pub text: String,
     pub tokens: Vec<Token>,
+    /// The thinking step that begins with it.
+    pub step: Option<usize>,
     pub choices: Vec<(Token, TokenChoice)>,
     /// Whether the answer is over.
     pub ended: bool,
@@ -209,7 +211,7 @@ impl Generation {
                 update.progress = Some(done);
             }
             SlotEvent::Scored(scored) => answer.scored.extend(scored),
-            SlotEvent::Token { token, text, choice, timings, .. } => {
+            SlotEvent::Token { token, text, step, choice, timings, .. } => {
                 update.first = answer.tokens.is_empty();
                 answer.text.push_str(&text);
                 answer.tokens.push(token);
@@ -218,7 +220,7 @@ impl Generation {
                 if !self.streamed {
                     answer.choices.extend_from_slice(&update.choices);
                 }
-                (update.text, update.tokens) = (text, vec![token]);
+                (update.text, update.tokens, update.step) = (text, vec![token], step);
             }
             SlotEvent::Ended(ended) if ended.stop == Stop::Cancelled => return Err(ApiError::shutting_down()),
             SlotEvent::Ended(mut ended) => {
@@ -239,7 +241,8 @@ impl Generation {
 impl Update {
     /// Whether `next` can be told together with this.
     fn joins(&self, next: &Self) -> bool {
-        self.progress.is_none() && next.progress.is_none() && !self.ended && !next.ended
+        let is_text = |update: &Self| update.progress.is_none() && !update.ended;
+        is_text(self) && is_text(next) && next.step.is_none()
     }
 
     fn join(&mut self, next: Self) {

@@ -62,6 +62,7 @@ pub struct Generate {
     pub cache_prompt: Option<bool>,
     pub return_tokens: Option<bool>,
     pub return_progress: Option<bool>,
+    pub return_steps: Option<bool>,
     pub timings_per_token: Option<bool>,
     pub response_fields: Option<Vec<String>>,
     pub id_slot: Option<i64>,

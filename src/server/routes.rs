@@ -41,7 +41,8 @@ pub fn router(app: Arc<App>) -> Router {
     at(&["/audio/transcriptions", "/v1/audio/transcriptions", "/slots/{id}"], post(info::not_here));
     at(&["/lora-adapters"], get(info::not_here).post(info::not_here));
     if app.options.page {
-        at(page::PATHS, get(page::asset));
+        at(&page::paths(), get(page::asset));
+        at(&[page::MARKDOWN], post(page::markdown));
     }
     router
         .fallback(info::nowhere)
