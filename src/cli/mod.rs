@@ -26,6 +26,7 @@ mod score;
 mod serve;
 mod setup;
 mod shell;
+mod steps;
 mod tune;
 
 use std::process::ExitCode;

@@ -1,13 +1,11 @@
-//! An answer on its way to stdout: thinking set apart from what is said, steps visible as they start.
+//! An answer on its way to stdout: thinking set apart from what is said.
 
 use std::io::{self, Write};
 
 use stepflow::engine::{Event, Message};
 use stepflow::trace::{Family, Markers, Segment};
 
-const DIM: &str = "\x1b[2m";
-const STEP: &str = "\x1b[36m";
-const RESET: &str = "\x1b[0m";
+use super::steps::Steps;
 
 /// How answers are shown.
 #[derive(Debug, Clone)]
@@ -22,6 +20,13 @@ pub struct Style {
     pub markers: Markers,
 }
 
+impl Style {
+    /// Whether the model says where its thinking begins. What is taken as thinking of any other is part of its answer.
+    fn marks_thinking(&self) -> bool {
+        self.markers.think_start.is_some()
+    }
+}
+
 /// Prints one answer, and keeps it as a message.
 pub struct Printer<'a, W: Write> {
     out: W,
@@ -31,6 +36,8 @@ pub struct Printer<'a, W: Write> {
     hidden: bool,
     /// White space at the head of a segment is not shown.
     at_head: bool,
+    /// Thinking in colour.
+    steps: Steps,
     thinking: Vec<u8>,
     answer: Vec<u8>,
     error: Option<io::Error>,
@@ -39,8 +46,17 @@ pub struct Printer<'a, W: Write> {
 impl<'a, W: Write> Printer<'a, W> {
     /// A printer of the next answer.
     pub fn new(out: W, style: &'a Style) -> Self {
-        let (thinking, answer) = (Vec::new(), Vec::new());
-        Self { out, style, segment: Segment::Question, hidden: false, at_head: false, thinking, answer, error: None }
+        Self {
+            out,
+            style,
+            segment: Segment::Question,
+            hidden: false,
+            at_head: false,
+            steps: Steps::new(!style.marks_thinking()),
+            thinking: Vec::new(),
+            answer: Vec::new(),
+            error: None,
+        }
     }
 
     /// Shows an event. After a failed write nothing more is shown; see [`Printer::finish`].
@@ -71,7 +87,10 @@ impl<'a, W: Write> Printer<'a, W> {
             return Err(error);
         }
         if self.style.apart && self.segment == Segment::Thinking {
-            write!(self.out, "{}", if self.style.color { RESET } else { "\n[End thinking]" })?;
+            match self.style.color {
+                true => self.steps.finish(&mut self.out)?,
+                false => write!(self.out, "\n[End thinking]")?,
+            }
         }
         writeln!(self.out)?;
         self.out.flush()?;
@@ -87,25 +106,20 @@ impl<'a, W: Write> Printer<'a, W> {
             return Ok(());
         }
         self.hidden = false;
-        self.at_head = true;
-        match segment {
-            Segment::Thinking if self.style.color => write!(self.out, "{DIM}"),
-            Segment::Thinking => writeln!(self.out, "[Start thinking]"),
-            _ if before == Segment::Thinking => self.end_thinking(),
+        // Unmarked, the answer goes on where thinking ended.
+        self.at_head = segment == Segment::Thinking || self.style.marks_thinking();
+        match (segment, self.style.color) {
+            (Segment::Thinking, true) => Ok(()),
+            (Segment::Thinking, false) => writeln!(self.out, "[Start thinking]"),
+            (_, true) if before == Segment::Thinking => self.steps.end(&mut self.out),
+            (_, false) if before == Segment::Thinking => write!(self.out, "\n[End thinking]\n\n"),
             _ => Ok(()),
-        }
-    }
-
-    fn end_thinking(&mut self) -> io::Result<()> {
-        match self.style.color {
-            true => write!(self.out, "{RESET}\n\n"),
-            false => write!(self.out, "\n[End thinking]\n\n"),
         }
     }
 
     fn step_starts(&mut self, number: usize) -> io::Result<()> {
         match self.style.color && self.style.apart {
-            true => write!(self.out, "{RESET}{STEP}[{number}]{RESET}{DIM}"),
+            true => self.steps.start(number, &mut self.out),
             false => Ok(()),
         }
     }
@@ -125,18 +139,22 @@ impl<'a, W: Write> Printer<'a, W> {
             piece = piece.trim_ascii_start();
             self.at_head = piece.is_empty();
         }
-        match self.style.apart && self.segment == Segment::Thinking {
+        let is_apart = self.style.apart && self.segment == Segment::Thinking;
+        match is_apart && self.style.marks_thinking() {
             true => self.thinking.extend_from_slice(piece),
             false => self.answer.extend_from_slice(piece),
         }
-        self.out.write_all(piece)
+        match is_apart && self.style.color {
+            true => self.steps.text(piece, &mut self.out),
+            false => self.out.write_all(piece),
+        }
     }
 
-    /// Whether a token is one of the markers of think-tags; those of an implicit family are part of the text.
+    /// Whether a token is one of the markers of think-tags; what ends unmarked thinking is part of the text.
     fn is_marker(&self, piece: &[u8]) -> bool {
         let Markers { think_start, think_end, .. } = &self.style.markers;
         let is = |marker: &str| !marker.is_empty() && piece.trim_ascii() == marker.as_bytes();
-        self.style.family != Family::Implicit && (is(think_end) || think_start.as_deref().is_some_and(is))
+        self.style.marks_thinking() && (is(think_end) || think_start.as_deref().is_some_and(is))
     }
 }
 
@@ -178,6 +196,21 @@ mod tests {
     #[test]
     fn thinking_is_dimmed_on_a_terminal() {
         assert_eq!(print(true, Family::ThinkTags, &TAGS).0, "\x1b[2mLet me\x1b[0m\n\n42\n");
+    }
+
+    #[test]
+    fn an_unmarked_answer_goes_on_where_thinking_ends() {
+        let events = [
+            (" Ann has 14 fewer coins than Bob,", Segment::Thinking, false),
+            (" who has 36. So it is", Segment::Thinking, false),
+            (" \\boxed{", Segment::Thinking, false),
+            (" 22", Segment::Summary, false),
+            ("}.", Segment::Summary, false),
+        ];
+        let (text, message) = print(true, Family::Implicit, &events);
+        let said = "Ann has 14 fewer coins than Bob, who has 36. So it is \\boxed{ 22}.";
+        assert_eq!(text.replace("\x1b[2m", "").replace("\x1b[0m", ""), format!("{said}\n"));
+        assert_eq!((message.content.as_str(), message.reasoning_content), (said, None));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::progress::Progress;
 use super::setup::{self, Interrupt};
 use super::{exit, output};
 pub use args::BenchArgs;
+pub use machine::resident_bytes;
 use measure::Arm;
 use plan::Test;
 use record::{Record, Setting};
