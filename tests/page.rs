@@ -221,6 +221,8 @@ fn steps_have_the_numbers_of_the_map_and_an_answer_can_be_had_anew() {
     browser.wait("document.querySelector('.show-map') !== null");
     browser.click(".show-map");
     browser.wait("document.querySelectorAll('.map rect').length > 5");
+    // The pointer, which came to lie on the map, goes elsewhere.
+    browser.click("#prompt");
     let steps =
         browser.run("[...document.querySelectorAll('.steps li')].map((item) => [item.value, item.textContent.trim()])");
     let steps = steps.as_array().unwrap();

@@ -8,7 +8,7 @@ mod tiny;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use serving::{Response, Server};
 use tiny::{Arch, WeightType};
 
@@ -257,6 +257,39 @@ fn foreign_pages_may_not_use_it_unless_they_are_named() {
         assert!(preflight.header("access-control-allow-methods").unwrap().contains("POST"), "{preflight:?}");
     }
     ask(&open, "https://evil.example").assert_error(403, "permission_error");
+}
+
+#[test]
+fn the_page_runs_its_own_scripts_alone_and_its_markdown_is_guarded() {
+    let server = Server::start(&["--api-key", KEY]);
+    let bearer = format!("Bearer {KEY}");
+    for path in ["/", "/index.html", "/page/main.js", "/page/style.css"] {
+        let response = server.get(path);
+        assert_eq!(response.status, 200, "{path}");
+        let policy = response.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    }
+    let page = server.get("/").body;
+    assert!(!page.contains(" style=") && !page.contains(" on") && !page.contains("<style"), "{page}");
+    assert_eq!(server.get("/page/none.js").status, 401);
+    let render = |body: Value, keys: &[(&str, &str)]| {
+        let headers = [&[("Content-Type", "application/json")], keys].concat();
+        server.request("POST", "/page/markdown", &headers, &body.to_string())
+    };
+    let key = [("Authorization", bearer.as_str())];
+    render(json!({ "texts": ["a"] }), &[]).assert_error(401, "authentication_error");
+    for body in [json!({}), json!({ "texts": "a" }), json!({ "texts": [1] }), json!({ "texts": [], "more": 1 })] {
+        render(body, &key).assert_error(400, "invalid_request_error");
+    }
+    render(json!({ "texts": ["a".repeat(200_001)] }), &key).assert_error(400, "invalid_request_error");
+    let foreign = [key[0], ("Origin", "http://evil.example")];
+    assert_eq!(render(json!({ "texts": ["a"] }), &foreign).status, 403);
+    let deep = format!("\\[{}\\]", "\\bf".repeat(1300));
+    let response = render(json!({ "texts": ["**a** <b>", deep, ""] }), &key);
+    assert_eq!(response.json()["html"][0], "<p><strong>a</strong> &lt;b&gt;</p>\n");
+    assert_eq!(response.json()["html"].as_array().map(Vec::len), Some(3));
+    let closed = Server::start(&["--no-page"]);
+    assert_eq!(closed.post("/page/markdown", &json!({ "texts": ["a"] })).status, 404);
 }
 
 #[test]

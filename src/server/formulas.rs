@@ -119,8 +119,10 @@ impl Finder<'_> {
     fn between(&mut self, at: usize, length: usize, closer: &'static str, display: bool) -> Option<Formula> {
         let latex = at + length..self.closer(at + length, closer)?;
         let inner = &self.text[latex.clone()];
-        let is_one = !inner.trim().is_empty() && !(closer.starts_with('$') && has_blank_line(inner));
-        is_one.then(|| Formula { whole: at..latex.end + closer.len(), latex, display })
+        if inner.trim().is_empty() || (closer.starts_with('$') && has_blank_line(inner)) {
+            return None;
+        }
+        Some(Formula { whole: at..latex.end + closer.len(), latex, display })
     }
 
     /// Where `closer`, or the end of the environment of that name, comes next; not behind code.

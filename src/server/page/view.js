@@ -74,17 +74,22 @@ export class AnswerView {
     const steps = message.steps.map((step) => step ?? "");
     this.summary.textContent = steps.length ? `Thinking, ${steps.length} ${steps.length > 1 ? "steps" : "step"}` : "Thinking";
     this.addFoot(message, actions);
-    try {
-      const [said, ...thoughts] = await markdown([message.content, ...steps]);
-      this.take(said, message.content);
-      thoughts.forEach((html, index) => {
-        this.steps.children[index].innerHTML = html;
-        this.steps.children[index].classList.add("markdown");
-      });
-      for (const code of this.box.querySelectorAll("pre")) addCopy(code, code.textContent, "copy-code");
-    } catch {
-      // Where nothing renders it, it is read as it was written.
-    }
+    // What nothing renders, be it too long, is read as it was written.
+    await this.finishSaid(message.content).catch(() => {});
+    await this.finishSteps(steps).catch(() => {});
+    for (const code of this.box.querySelectorAll("pre")) addCopy(code, code.textContent, "copy-code");
+  }
+
+  async finishSaid(content) {
+    this.take((await markdown([content]))[0], content);
+  }
+
+  async finishSteps(steps) {
+    if (!steps.length) return;
+    (await markdown(steps)).forEach((html, index) => {
+      this.steps.children[index].innerHTML = html;
+      this.steps.children[index].classList.add("markdown");
+    });
   }
 
   addFoot(message, actions) {
