@@ -411,16 +411,51 @@ fn commands_of_a_chat() {
     assert!(text_of(&read_trace(&trace)).contains("wait, first add\nhi"));
     assert!(chat("/read /no/such\nhi\n", &[]).stderr.contains("stepflow: cannot read /no/such"));
 
-    let outcome = chat("hi\n/stats\n/stepflow off\n/regen\n/stepflow\n/stepflow on\n", &["--stepflow", "--alpha", "1"]);
+    let outcome =
+        chat("hi\n/stats table\n/stepflow off\n/regen\n/stepflow\n/stepflow on\n", &["--stepflow", "--alpha", "1"]);
     for says in ["layer  rows seen", "StepFlow is off.", "expected /stepflow on or /stepflow off", "StepFlow is on."] {
         assert!(outcome.stderr.contains(says), "{says}: {outcome:?}");
     }
-    let outcome = chat("/stepflow on\n/stats\n", &[]);
+    let outcome = chat("/stepflow on\n/stats table\n", &[]);
     assert!(outcome.stderr.contains("StepFlow is on.") && outcome.stderr.contains("layer  rows seen"), "{outcome:?}");
+
+    let outcome = chat("hi\n/stats\n/stepflow off\n/stats\n/help\n", &["--stepflow", "-n", "60"]);
+    for says in [" the share of attention on the question ", "rows of layers 0 to 1", "StepFlow is off now.", "/regen "]
+    {
+        assert!(outcome.stderr.contains(says), "{says}: {outcome:?}");
+    }
+    let outcome = chat("/read\n/stats all\n/stepflow on\n/stats\n", &[]);
+    for says in ["expected /read FILE", "expected /stats or", "StepFlow has had nothing to do so far."] {
+        assert!(outcome.stderr.contains(says), "{says}: {outcome:?}");
+    }
 
     let outcome = chat("/rewind\n\n/exit\nhi\n", &[]);
     assert!(outcome.stderr.contains("no command /rewind; there are /exit /regen"), "{outcome:?}");
     assert_eq!((outcome.code(), outcome.text().as_str()), (Some(0), ""), "nothing is answered after /exit");
+}
+
+#[test]
+fn messages_of_several_lines() {
+    let folder = folder();
+    let trace = folder.path().join("trace.json").to_str().unwrap().to_owned();
+    for (lines, turns) in [
+        ("one\\\ntwo\n", &["one\ntwo"][..]),
+        ("one\\\r\ntwo\r\n", &["one\ntwo"]),
+        ("\"\"\"\none\n\n/exit\n\"\"\"\ntwo\n", &["one\n\n/exit", "two"]),
+        ("Add: \"\"\"\n1\n2\n\"\"\"\n", &["Add: \"\"\"\n1\n2\n\"\"\""]),
+        ("\"\"\"\none\ntwo", &["one\ntwo"]),
+        ("one\\", &["one"]),
+        ("1 & 2 \\\\\n3\n", &["1 & 2 \\\\", "3"]),
+        ("  one\n", &["  one"]),
+        ("/* one */\n", &["/* one */"]),
+    ] {
+        let outcome = chat(lines, &["-n", "2", "--save-trace", &trace]);
+        assert_eq!(outcome.code(), Some(0), "{lines:?}: {outcome:?}");
+        let text = text_of(&read_trace(&trace));
+        let said: Vec<&str> =
+            text.split("<|im_start|>user\n").skip(1).filter_map(|turn| turn.split("<|im_end|>").next()).collect();
+        assert_eq!(said, turns, "{lines:?}: {text}");
+    }
 }
 
 #[test]
@@ -429,6 +464,12 @@ fn a_turn_that_fails_does_not_end_the_chat() {
     let outcome = chat(&format!("{long}\nhi\n"), &[]);
     assert!(outcome.stderr.contains("use a larger -c"), "{outcome:?}");
     assert_eq!(outcome.text(), chat("hi\n", &[]).text(), "the failed turn is forgotten");
+
+    let folder = folder();
+    let notes = file(&folder, "notes.txt", &long);
+    let outcome = chat(&format!("/read {notes}\nhi\nhi\n"), &[]);
+    assert!(outcome.stderr.contains("what was read for it. /clear makes room"), "{outcome:?}");
+    assert_eq!(outcome.text(), chat("hi\n", &[]).text(), "and what was read for it");
 }
 
 /// What the cache keeps of earlier turns gives the answer that the whole conversation, read anew, would give.

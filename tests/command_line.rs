@@ -76,14 +76,14 @@ fn latex_on_the_command_line_stays_latex() {
 
 #[test]
 fn files_from_windows_are_read_without_their_marks() {
-    let folder = folder();
+    let (folder, model) = (folder(), model());
     let utf16: Vec<u8> = "\u{FEFF}one\r\ntwo\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     for bytes in ["\u{FEFF}one\r\ntwo\r\n".as_bytes(), b"one\r\ntwo\r\n", b"one\ntwo\n", &utf16] {
         let path = file(&folder, "prompt.txt", bytes);
         assert!(prompt(&["-f", &path]).contains("user\none\ntwo<|im_end|>"), "{bytes:?}");
         assert!(prompt(&["-p", "hi", "-sysf", &path]).contains("system\none\ntwo<|im_end|>"), "{bytes:?}");
         let trace = folder.path().join("trace.json").to_str().unwrap().to_owned();
-        let flags = [&["-m", &model(), "-st", "--save-trace", &trace], &QUICK[..]].concat();
+        let flags = [&["-m", &model, "-st", "--save-trace", &trace], &QUICK[..]].concat();
         assert_eq!(run_with(stepflow(flags), bytes).code(), Some(0));
         assert!(text(&trace).contains("user\none\ntwo<|im_end|>"), "{bytes:?} on stdin");
     }
@@ -93,10 +93,11 @@ fn files_from_windows_are_read_without_their_marks() {
     assert!(read.starts_with('[') && !read.contains(['\r', '\u{FEFF}']), "{read:?}");
     let settings = file(&folder, "settings.toml", "\u{FEFF}[oeb]\r\ntau_max = 0.2\r\n");
     prompt(&["-p", "hi", "--config", &settings]);
-    let reply = file(&folder, "reply.txt", "\u{FEFF}Let us see now. It is four then. So it is.\r\n</think>\r\n\r\n4\r\n");
+    let reply =
+        file(&folder, "reply.txt", "\u{FEFF}Let us see now. It is four then. So it is.\r\n</think>\r\n\r\n4\r\n");
     let out = folder.path().join("maps");
     let out = out.to_str().unwrap();
-    let flags = ["saliency", "-m", &model(), "-p", "2 + 2?", "--reply", &reply, "-o", out, "--method", "attention"];
+    let flags = ["saliency", "-m", &model, "-p", "2 + 2?", "--reply", &reply, "-o", out, "--method", "attention"];
     let measured = run(stepflow(flags));
     assert_eq!(measured.code(), Some(0), "{}", measured.stderr);
     let steps = std::fs::read_to_string(folder.path().join("maps/steps.csv")).unwrap();
@@ -106,7 +107,7 @@ fn files_from_windows_are_read_without_their_marks() {
     assert!(about["command"][1] == "saliency" && about["date"].as_str().unwrap().ends_with('Z'), "{run_json}");
     let line = r#"{"prompt": "2 + 2?", "reply": "Let us see now. It is four then.</think>4"}"#;
     let lines = file(&folder, "lines.jsonl", format!("\u{FEFF}{line}\r\n{line}\r\n"));
-    let flags = ["saliency", "-m", &model(), &lines, "-o", out, "--method", "attention"];
+    let flags = ["saliency", "-m", &model, &lines, "-o", out, "--method", "attention"];
     assert_eq!(run(stepflow(flags)).code(), Some(0));
 }
 
@@ -122,7 +123,8 @@ fn variables_count_unless_they_are_empty_or_a_flag_says_otherwise() {
         command.envs(variables.iter().copied());
         run(command)
     };
-    let empty = ["CTX_SIZE", "N_PREDICT", "FLASH_ATTN", "OFFLINE", "MODEL", "HF_REPO", "HF_FILE", "TOP_K", "JINJA", "MLOCK"];
+    let empty =
+        ["CTX_SIZE", "N_PREDICT", "FLASH_ATTN", "OFFLINE", "MODEL", "HF_REPO", "HF_FILE", "TOP_K", "JINJA", "MLOCK"];
     let empty: Vec<_> = empty.iter().map(|name| (format!("LLAMA_ARG_{name}"), "")).collect();
     let empty: Vec<_> = empty.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     answered(&with(&empty, &["-m", &model]));
@@ -131,7 +133,10 @@ fn variables_count_unless_they_are_empty_or_a_flag_says_otherwise() {
     answered(&with(&[("LLAMA_ARG_HF_REPO", "a/b"), ("LLAMA_ARG_OFFLINE", "1")], &["-m", &model]));
     answered(&with(&[("LLAMA_ARG_HF_FILE", "x.gguf")], &["-m", &model]));
     with(&[("LLAMA_ARG_MODEL", &model)], &["-hf", "a/b", "--offline"]).assert_fails(1, "a/b");
-    answered(&with(&[("LLAMA_ARG_CHAT_TEMPLATE", "{{ 1")], &["-m", &model, "--chat-template", "{{ messages[0].content }}"]));
+    answered(&with(
+        &[("LLAMA_ARG_CHAT_TEMPLATE", "{{ 1")],
+        &["-m", &model, "--chat-template", "{{ messages[0].content }}"],
+    ));
     let folder = folder();
     let template = file(&folder, "t.jinja", "{{ messages[0].content }}");
     answered(&with(&[("LLAMA_ARG_CHAT_TEMPLATE", "{{ 1")], &["-m", &model, "--chat-template-file", &template]));

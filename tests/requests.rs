@@ -364,7 +364,8 @@ fn the_chat_and_the_server_render_alike() {
         loop_of("{{ message['role'].upper() + ': ' + message.content.strip() }}{{ '\n' }}"),
         loop_of("{{ '%s-%s' | format(message.role, message.content) }}"),
         loop_of("{% set c = message.content.split('n')[-1] %}{{ c | trim }}{{ loop.index0 }}"),
-        loop_of("{{ message.content }}") + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
+        loop_of("{{ message.content }}")
+            + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
         "{% macro m(x) %}<{{ x }}>{% endmacro %}".to_owned() + &loop_of("{{ m(message.content) }}"),
         "chatml".to_owned(),
         "llama3".to_owned(),

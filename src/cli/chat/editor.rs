@@ -19,8 +19,7 @@ use rustyline::{
 };
 
 use super::commands;
-use super::lines::Line;
-use super::typed::{self, Typed};
+use super::typed::{self, Line, Typed};
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;

@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal, StdinLock, Write};
 use anyhow::Context as _;
 
 use super::editor::Editor;
-use super::typed::{self, Typed};
+use super::typed::{self, Line, Typed};
 
 /// Where messages come from.
 pub enum Lines {
@@ -13,16 +13,6 @@ pub enum Lines {
     Editor(Box<Editor>),
     /// A pipe, or `--simple-io`.
     Plain(StdinLock<'static>),
-}
-
-/// What came.
-pub enum Line {
-    /// A message or a command.
-    Typed(Typed),
-    /// The end of input.
-    End,
-    /// Ctrl-C, to leave.
-    Interrupted,
 }
 
 impl Lines {
@@ -56,11 +46,13 @@ fn plain(stdin: &mut impl BufRead) -> anyhow::Result<Line> {
         let _ = write!(std::io::stderr(), "{prompt}");
         let before = message.len();
         let at_end = stdin.read_line(&mut message).context("cannot read stdin as UTF-8 text")? == 0;
-        if at_end && message.is_empty() {
-            return Ok(Line::End);
+        if at_end {
+            // No line has followed the last one.
+            let whole = message.strip_suffix('\n').unwrap_or(&message);
+            return Ok(if message.is_empty() { Line::End } else { Line::Typed(Typed::new(whole)) });
         }
         message.truncate(message.trim_end_matches(['\n', '\r']).len().max(before));
-        if at_end || !typed::goes_on(&message) {
+        if !typed::goes_on(&message) {
             return Ok(Line::Typed(Typed::new(&message)));
         }
         message.push('\n');
@@ -72,14 +64,21 @@ fn plain(stdin: &mut impl BufRead) -> anyhow::Result<Line> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_message_ends_with_its_last_line() {
-        let mut input = "one\r\n\n\"\"\"\r\ntwo\r\n\r\nlines\r\n\"\"\"\r\nthree\\\nfour\n\"\"\"\nfive\n".as_bytes();
+    fn said(mut input: &[u8]) -> Vec<String> {
         let mut said = Vec::new();
         while let Line::Typed(typed) = plain(&mut input).unwrap() {
             said.push(typed.text);
         }
-        assert_eq!(said, ["one", "", "two\n\nlines", "three\nfour", "five\n"]);
+        said
+    }
+
+    #[test]
+    fn a_message_ends_with_its_last_line() {
+        let input = "one\r\n\n\"\"\"\r\ntwo\r\n\r\nlines\r\n\"\"\"\r\nthree\\\nfour\n\"\"\"\nfive\n";
+        assert_eq!(said(input.as_bytes()), ["one", "", "two\n\nlines", "three\nfour", "five"]);
+        for (input, last) in [("one", "one"), ("one\\", "one"), ("one\\\n", "one"), ("\"\"\"\none\n\n", "one")] {
+            assert_eq!(said(input.as_bytes()), [last], "{input:?}");
+        }
         assert!(plain(&mut &b"caf\xe9\n"[..]).is_err());
     }
 }

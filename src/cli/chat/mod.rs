@@ -21,7 +21,8 @@ pub use answer::{generate, style};
 pub use args::ChatArgs;
 use commands::Command;
 pub use files::{check as check_files, save as save_files};
-use lines::{Line, Lines};
+use lines::Lines;
+use typed::Line;
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
@@ -48,7 +49,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
         code = chat.converse(code)?;
     }
     save_files(&args.conversation, &chat.session)?;
-    if code != exit::INTERRUPTED {
+    if code != exit::INTERRUPTED && chat.answered_with_stepflow {
         report::warn_if_never_engaged(chat.session.stepflow(), chat.session.markers());
     }
     saliency::of_conversation(
@@ -69,6 +70,7 @@ struct Chat<'a> {
     messages: Vec<Message>,
     /// Files read with /read, to go in front of the next message.
     attached: String,
+    answered_with_stepflow: bool,
     interrupt: Interrupt,
 }
 
@@ -88,7 +90,17 @@ impl<'a> Chat<'a> {
         }
         report::say_family(session.stepflow(), session.family());
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
-        Ok(Self { args, session, params, template, sampling, messages, attached: String::new(), interrupt })
+        Ok(Self {
+            args,
+            session,
+            params,
+            template,
+            sampling,
+            messages,
+            attached: String::new(),
+            answered_with_stepflow: false,
+            interrupt,
+        })
     }
 
     /// Shows what was asked, where a person would otherwise not see it.
@@ -130,6 +142,7 @@ impl<'a> Chat<'a> {
         let style = style(self.args, &self.session);
         let (message, summary) = generate(&mut self.session, &request, &mut sampler, &style, &self.interrupt)?;
         self.messages.push(message);
+        self.answered_with_stepflow |= self.session.stepflow().is_some_and(|control| control.is_on());
         report::timings(&summary);
         if summary.finish == Finish::ContextFull {
             let n_ctx = self.session.n_ctx();

@@ -1,5 +1,15 @@
 //! What a user types as one message: a line, or several where a line ends with `\` or text stands between `"""`.
 
+/// What came.
+pub enum Line {
+    /// A message or a command.
+    Typed(Typed),
+    /// The end of input.
+    End,
+    /// Ctrl-C, to leave.
+    Interrupted,
+}
+
 /// Opens and closes text of several lines.
 const QUOTES: &str = "\"\"\"";
 
