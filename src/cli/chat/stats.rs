@@ -77,7 +77,7 @@ fn oeb_words(layers: &BTreeMap<usize, LayerStats>) -> [String; 2] {
     };
     [
         first,
-        "  (A row is one head at one token; shares are means over all rows, in an answer of those on the thinking.)"
+        "  (A row is one head at one token; shares are means over all rows. For an answer the thinking is the question.)"
             .to_owned(),
     ]
 }
