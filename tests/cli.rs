@@ -157,7 +157,7 @@ fn settings_that_cannot_be_meant_are_refused_in_one_line() {
         (&["--verbose", "--log-disable"], 2, "cannot be used with"),
         (&["--chat-template", "a", "--chat-template-file", "b"], 2, "cannot be used with"),
         (&["--hf-file", "x"], 2, "--hf-repo"),
-        (&["--chat-template", "{% if %}"], 1, "chat template: syntax error"),
+        (&["--chat-template", "{% if %}"], 1, "chat template: Unexpected token: %}"),
         (&["--chat-template", "{{ raise_exception('roles\nmust') }}"], 1, "roles must"),
         (&["--chat-template-file", "/no/such.jinja"], 1, "cannot read /no/such.jinja"),
         (&["--chat-template-kwargs", "{"], 1, "expected a JSON object"),

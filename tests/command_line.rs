@@ -107,7 +107,8 @@ fn files_from_windows_are_read_without_their_marks() {
     assert!(about["command"][1] == "saliency" && about["date"].as_str().unwrap().ends_with('Z'), "{run_json}");
     let line = r#"{"prompt": "2 + 2?", "reply": "Let us see now. It is four then.</think>4"}"#;
     let lines = file(&folder, "lines.jsonl", format!("\u{FEFF}{line}\r\n{line}\r\n"));
-    let flags = ["saliency", "-m", &model, &lines, "-o", out, "--method", "attention"];
+    let several = folder.path().join("several");
+    let flags = ["saliency", "-m", &model, &lines, "-o", several.to_str().unwrap(), "--method", "attention"];
     assert_eq!(run(stepflow(flags)).code(), Some(0));
 }
 
