@@ -172,14 +172,11 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats
     }
 }
 
-/// Says when a context is longer than what the model has learnt.
-pub fn warn_of_long_context(args: &ContextArgs, model: &Model) {
-    let trained = model.n_ctx_train();
-    if trained > 0 && args.ctx_size > trained {
-        say!(
-            "stepflow: -c {} is beyond the {trained} tokens that the model was trained with; answers may get worse",
-            args.ctx_size
-        );
+/// Says when a context that was asked for holds `n_ctx` tokens of one conversation, more than the model has learnt.
+pub fn warn_of_long_context(args: &ContextArgs, n_ctx: usize, model: &Model) {
+    let (asked, trained) = (args.ctx_size, model.n_ctx_train());
+    if asked > 0 && trained > 0 && n_ctx > trained as usize {
+        say!("stepflow: -c {asked} is beyond the {trained} tokens that the model was trained with; answers may get worse");
     }
 }
 

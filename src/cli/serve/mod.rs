@@ -42,7 +42,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
     }
     let mut model = setup::load_model(&args.model)?;
-    setup::warn_of_long_context(&args.context, &model);
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
     let (family, _, markers) = markers_of(&model, &params);
@@ -59,6 +58,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         }
         slots => slots?,
     };
+    setup::warn_of_long_context(&args.context, slots.n_ctx(), &model);
     let ready = Ready {
         templates: templates(args, &model)?,
         family,
