@@ -713,3 +713,25 @@ fn as_math_verify() {
 fn as_lm_eval() {
     compare(include_str!("grader/lm_eval.jsonl"));
 }
+
+#[test]
+fn remarks_signs_in_words_and_fractions_of_one_character() {
+    for (reply, answer) in [
+        ("the answer should be 18 apples (6 bags of 3).", "18"),
+        ("The answer must be 18, i.e. 6 bags of 3.", "18"),
+        ("So there are 18 apples (6 bags of 3).", "18"),
+        ("She pays $45 in total (3 tickets at $15 each).", "45"),
+        ("The answer would be 7.", "7"),
+        ("The answer is minus 4.", "-4"),
+        ("The answer is negative 12, since it falls.", "-12"),
+        ("The answer is \u{bd}.", "1/2"),
+        ("The answer is 2\u{2044}3.", "2/3"),
+        ("The answer is 3\u{be}.", "15/4"),
+        ("The point is (3, 4).", "(3, 4)"),
+    ] {
+        let found = extract(reply, Kind::Free).unwrap();
+        assert!(is_correct(&found, &Answer::Free(answer.into())), "{reply}: {found}");
+        assert!(!is_correct(&found, &Answer::Free("99".into())), "{reply}: {found}");
+    }
+    assert!(!is_correct(&extract("The answer is minus 4.", Kind::Free).unwrap(), &Answer::Free("4".into())));
+}

@@ -388,3 +388,23 @@ fn the_chat_and_the_server_render_alike() {
         assert!(String::from_utf8_lossy(&read).starts_with(&rendered), "{source}: {rendered:?}");
     }
 }
+
+/// The embedded model's template knows no `enable_thinking`; that thinking is not wanted holds all the same.
+#[test]
+fn thinking_that_is_not_wanted_is_closed_at_once() {
+    let server = Server::start(&["-np", "1"]);
+    for more in [
+        json!({ "reasoning_effort": "none" }),
+        json!({ "chat_template_kwargs": { "enable_thinking": false } }),
+        json!({ "reasoning_budget_tokens": 0 }),
+    ] {
+        let answer = server.ask(CHAT, says("Tom has 3 apples. How many apples does Tom have?", more.clone()));
+        let message = &answer["choices"][0]["message"];
+        assert_eq!(text(message, "/reasoning_content"), "", "{more}: {answer}");
+        assert!(!text(message, "/content").is_empty(), "{more}: {answer}");
+    }
+    let answer = server.ask("/v1/messages", says("Tom has 3 apples.", json!({ "thinking": { "type": "disabled" } })));
+    assert_eq!(text(&answer, "/content/0/type"), "text", "{answer}");
+    let message = refusal(&server, CHAT, &says("x", json!({ "reasoning_budget": 3 })));
+    assert!(message.contains("reasoning_budget_tokens"), "{message}");
+}

@@ -22,7 +22,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut sampler = Sampler::new(&setup::sampling_params(&args.sampling, &model)?, &model);
     let mut session = Session::new(model, &params)?;
-    setup::warn_of_long_context(&args.context, session.n_ctx(), session.model());
+    setup::warn_of_context(&args.context, session.n_ctx(), session.model());
     if !args.conversation.no_warmup {
         session.warm_up()?;
     }

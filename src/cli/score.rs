@@ -78,7 +78,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     let source = Source::read(args)?;
     setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
     let mut model = setup::load_model(&args.model)?;
-    setup::warn_of_long_context(&args.context, args.context.ctx_size as usize, &model);
+    setup::warn_of_context(&args.context, args.context.ctx_size as usize, &model);
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let tokens = source.tokens(&model)?;
     params.context.n_ctx = n_ctx(args.context.ctx_size, &model, tokens.len())?;

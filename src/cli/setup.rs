@@ -172,11 +172,17 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats
     }
 }
 
-/// Says when a context that was asked for holds `n_ctx` tokens of one conversation, more than the model has learnt.
-pub fn warn_of_long_context(args: &ContextArgs, n_ctx: usize, model: &Model) {
+/// Says when a context that was asked for is another, of `n_ctx` tokens for one conversation, or longer than what the model
+/// has learnt.
+pub fn warn_of_context(args: &ContextArgs, n_ctx: usize, model: &Model) {
     let (asked, trained) = (args.ctx_size, model.n_ctx_train());
+    if asked > 0 && n_ctx > asked as usize {
+        say!("stepflow: -c {asked} becomes {n_ctx}: llama.cpp rounds contexts up");
+    }
     if asked > 0 && trained > 0 && n_ctx > trained as usize {
-        say!("stepflow: -c {asked} is beyond the {trained} tokens that the model was trained with; answers may get worse");
+        say!(
+            "stepflow: -c {asked} is beyond the {trained} tokens that the model was trained with; answers may get worse"
+        );
     }
 }
 

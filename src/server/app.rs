@@ -183,7 +183,9 @@ impl App {
     /// Notes that a job is over before its client is told so, who may look at the slots next.
     fn note_end(&self, job: u64) {
         let Some(ready) = self.ready.get() else { return };
-        ready.slots().iter_mut().filter(|slot| slot.job == Some(job)).for_each(|slot| slot.job = None);
+        let mut slots = ready.slots();
+        let ended = slots.iter_mut().filter(|slot| slot.job == Some(job));
+        ended.for_each(|slot| *slot = SlotStatus { n_cached: slot.n_cached, ..SlotStatus::default() });
     }
 
     /// Remembers an answer under the name that its response has, and forgets the oldest beyond the limit.

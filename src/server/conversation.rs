@@ -31,6 +31,7 @@ pub struct Conversation {
     reasoning_format: ReasoningFormat,
     /// What the answer must be an instance of.
     schema: Option<Value>,
+    enable_thinking: bool,
 }
 
 impl Conversation {
@@ -38,8 +39,9 @@ impl Conversation {
     pub fn read(app: &App, ready: &Ready, body: &Value) -> Result<Self, ApiError> {
         let fields: ChatFields = read(body)?;
         let input = input(app, ready, &fields)?;
-        let reasoning_format = input.reasoning_format;
-        Ok(Self { applied: ready.templates.apply(&input)?, fields, reasoning_format, schema: input.json_schema })
+        let (reasoning_format, enable_thinking) = (input.reasoning_format, input.enable_thinking);
+        let applied = ready.templates.apply(&input)?;
+        Ok(Self { applied, fields, reasoning_format, schema: input.json_schema, enable_thinking })
     }
 
     pub fn has_tools(&self) -> bool {
@@ -131,7 +133,11 @@ impl Conversation {
         Ok(Some(GrammarPlan { gbnf, triggers, in_thinking, opening }))
     }
 
+    /// Where a template leaves no choice, thinking that is not wanted is closed at once.
     fn budget(&self, app: &App) -> Option<(usize, String)> {
+        if !self.enable_thinking {
+            return Some((0, String::new()));
+        }
         let own = self.fields.reasoning_budget_tokens.or(self.fields.thinking_budget_tokens);
         let tokens = own.and_then(|tokens| usize::try_from(tokens).ok()).or(app.options.reasoning_budget)?;
         Some((tokens, self.fields.reasoning_budget_message.clone().unwrap_or_default()))
@@ -173,7 +179,7 @@ fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, Api
     }
     let (continue_final_message, add_generation_prompt) = continuation(app, fields, messages)?;
     Ok(ChatInput {
-        messages: history(messages)?.into(),
+        messages: history(messages, !add_generation_prompt && continue_final_message != Value::Bool(false))?.into(),
         tools,
         tool_choice,
         parallel_tool_calls: fields.parallel_tool_calls.unwrap_or_else(|| {

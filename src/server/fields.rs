@@ -90,7 +90,7 @@ const REFUSED: [(&str, &str); 40] = [
 ];
 
 /// Names that other APIs and servers have for a field that is served here.
-const MEANT: [(&str, &str); 40] = [
+const MEANT: [(&str, &str); 41] = [
     ("guided_json", "json_schema"),
     ("guided_grammar", "grammar"),
     ("guided_regex", "grammar"),
@@ -123,6 +123,7 @@ const MEANT: [(&str, &str); 40] = [
     ("prompt_logprobs", "echo` with `logprobs"),
     ("enable_thinking", "chat_template_kwargs"),
     ("thinking_budget", "reasoning_budget_tokens"),
+    ("reasoning_budget", "reasoning_budget_tokens"),
     ("max_thinking_tokens", "reasoning_budget_tokens"),
     ("max_reasoning_tokens", "reasoning_budget_tokens"),
     ("include_reasoning", "reasoning_format"),

@@ -12,14 +12,20 @@ pub const BETWEEN_BLOCKS: &str = "\n";
 /// What stands between messages that become one.
 const BETWEEN_MESSAGES: &str = "\n\n";
 
-/// The messages as a template gets them.
+/// The messages as a template gets them. `continues`: whether the last one is gone on with; its blocks are left to llama.cpp,
+/// which joins them in a way of its own.
 ///
 /// # Errors
 /// When one of them is not what a message can be; its place is named.
-pub fn history(messages: &[Map<String, Value>]) -> Result<Vec<Value>, ApiError> {
+pub fn history(messages: &[Map<String, Value>], continues: bool) -> Result<Vec<Value>, ApiError> {
     let mut history: Vec<Map<String, Value>> = Vec::new();
     for (i, message) in messages.iter().enumerate() {
-        let message = read_message(&format!("messages[{i}]"), message)?;
+        let is_open = continues && i + 1 == messages.len();
+        let content = message.get("content").filter(|_| is_open).cloned();
+        let mut message = read_message(&format!("messages[{i}]"), message)?;
+        if let Some(content) = content {
+            message.insert("content".into(), content);
+        }
         match history.last_mut().filter(|last| is_system(last) && is_system(&message)) {
             Some(system) => join(system, &message),
             None => history.push(message),
@@ -113,7 +119,7 @@ mod tests {
 
     fn read(messages: Value) -> Result<Value, ApiError> {
         let messages: Vec<_> = messages.as_array().unwrap().iter().map(|m| m.as_object().unwrap().clone()).collect();
-        history(&messages).map(Value::from)
+        history(&messages, false).map(Value::from)
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl<'a> Chat<'a> {
         let sampling = setup::sampling_params(&args.sampling, &model)?;
         let system = args.conversation.system_prompt()?;
         let mut session = Session::new(model, &params)?;
-        setup::warn_of_long_context(&args.context, session.n_ctx(), session.model());
+        setup::warn_of_context(&args.context, session.n_ctx(), session.model());
         if !args.conversation.no_warmup {
             session.warm_up()?;
         }

@@ -58,7 +58,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         }
         slots => slots?,
     };
-    setup::warn_of_long_context(&args.context, slots.n_ctx(), &model);
+    setup::warn_of_context(&args.context, slots.n_ctx(), &model);
     let ready = Ready {
         templates: templates(args, &model)?,
         family,

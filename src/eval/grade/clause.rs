@@ -70,6 +70,18 @@ pub(super) fn affirmed(line: &str) -> &str {
     end.map(|end| &line[..end]).filter(|line| formulas::last_value(line).is_some()).unwrap_or(line)
 }
 
+/// A text without what its last sentence says in words, in parentheses, of a value before: `18 apples (6 bags of 3)`.
+pub(super) fn without_last_remark(text: &str) -> &str {
+    let end = text.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '!' | '*'));
+    let Some((head, remark)) = end.strip_suffix(')').and_then(|end| end.rsplit_once(" (")) else { return text };
+    let is_word = |word: &str| word.chars().nth(1).is_some() && !matches!(word, "and" | "or");
+    let has_words = remark.split(|c: char| !c.is_alphabetic()).any(is_word)
+        && !remark.contains(['\\', ')'])
+        && remark.matches('$').count() < 2;
+    let sentence = head.rsplit(['\n', '?']).next().and_then(|line| line.rsplit(". ").next()).unwrap_or(head);
+    if has_words && formulas::last_value(sentence).is_some() { head } else { text }
+}
+
 /// A value without what stands in parentheses after it, unless that is a factor: `40 (10 + 30)`, but `2 (x + 1)`.
 fn without_remark(line: &str) -> &str {
     let Some(at) = line.find(" (") else { return line };

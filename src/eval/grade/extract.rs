@@ -5,9 +5,15 @@ use super::form::Form;
 use super::{clause, formulas, stated};
 
 /// What announces an answer, in lower case.
-const MARKS: [&str; 11] = [
+const MARKS: [&str; 17] = [
     "answer is",
     "answers are",
+    "answer should be",
+    "answer must be",
+    "answer would be",
+    "answer will be",
+    "answer equals",
+    "answer comes to",
     "answer:",
     "answers:",
     "answer：",
@@ -21,6 +27,9 @@ const MARKS: [&str; 11] = [
 
 /// Marks of an answer that stands even after a box.
 const FINAL: [&str; 4] = ["final answer is", "final answer:", "final answer**", "final answer\n"];
+
+/// Words for a sign.
+const SIGNS: [&str; 2] = ["minus ", "negative "];
 
 /// So many marks are looked at, the last first, so that time stays linear.
 const MAX_MARKS: usize = 8;
@@ -149,7 +158,11 @@ fn unboxed(reply: &str) -> Option<&str> {
         return sentence(rest);
     }
     let is_word = !reply.is_empty() && !reply.contains(char::is_whitespace);
-    if is_word || Form::of(reply).is_understood() { Some(reply) } else { formulas::last_value(reply) }
+    if is_word || Form::of(reply).is_understood() {
+        Some(reply)
+    } else {
+        formulas::last_value(clause::without_last_remark(reply))
+    }
 }
 
 /// What follows the last mark that announces an answer, rather than something that is said about one.
@@ -191,7 +204,11 @@ fn sentence(rest: &str) -> Option<&str> {
     let first = line.find(|c: char| !c.is_alphabetic()).unwrap_or(line.len());
     let in_words =
         line[..first].chars().nth(1).is_some() && (line[first..].is_empty() || line[first..].starts_with([' ', ',']));
-    if !in_words {
+    let is_signed = SIGNS.iter().any(|sign| {
+        let (head, rest) = line.split_at_checked(sign.len()).unwrap_or(("", ""));
+        head.eq_ignore_ascii_case(sign) && rest.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\'))
+    });
+    if !in_words || is_signed {
         return Some(clause::value(line)).filter(|line| !line.is_empty());
     }
     // A name or a verdict is an answer, whatever is said of it.

@@ -13,7 +13,10 @@ pub(super) fn normalise(answer: &str) -> String {
     // Markdown around the answer, and the sentence that it ends.
     let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '`' | '"');
     let is_ending = |c: char| is_wrapping(c) || matches!(c, '.' | ',' | ';' | ':');
-    text.trim_start_matches(is_wrapping).trim_end_matches(is_ending).to_owned()
+    let text = text.trim_start_matches(is_wrapping).trim_end_matches(is_ending);
+    let sign = ["minus ", "negative ", "Minus ", "Negative "].iter().find_map(|word| text.strip_prefix(word));
+    let unsigned = sign.map(str::trim_start).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '\\'));
+    unsigned.map_or_else(|| text.to_owned(), |rest| format!("-{rest}"))
 }
 
 /// The token that stands for all that mean the same; empty for those that mean nothing.
@@ -49,6 +52,22 @@ fn spelling(token: &str) -> &str {
         "\\varnothing" | "∅" => "\\emptyset",
         "\\langle" => "(",
         "\\rangle" => ")",
+        "½" => " 1/2",
+        "⅓" => " 1/3",
+        "⅔" => " 2/3",
+        "¼" => " 1/4",
+        "¾" => " 3/4",
+        "⅕" => " 1/5",
+        "⅖" => " 2/5",
+        "⅗" => " 3/5",
+        "⅘" => " 4/5",
+        "⅙" => " 1/6",
+        "⅚" => " 5/6",
+        "⅛" => " 1/8",
+        "⅜" => " 3/8",
+        "⅝" => " 5/8",
+        "⅞" => " 7/8",
+        "⁄" => "/",
         "²" => "^2",
         "³" => "^3",
         token if token.chars().all(char::is_whitespace) => " ",
