@@ -727,7 +727,6 @@ fn remarks_signs_in_words_and_fractions_of_one_character() {
         ("The answer is \u{bd}.", "1/2"),
         ("The answer is 2\u{2044}3.", "2/3"),
         ("The answer is 3\u{be}.", "15/4"),
-        ("The point is (3, 4).", "(3, 4)"),
     ] {
         let found = extract(reply, Kind::Free).unwrap();
         assert!(is_correct(&found, &Answer::Free(answer.into())), "{reply}: {found}");
