@@ -36,7 +36,7 @@ fn line(name: &str, found: &Result<Pattern, Untold>, what: &str, threshold: &str
         percent(most),
         percent(pattern.even),
         others.unwrap_or_default(),
-        if pattern.layers.is_empty() { "none".to_owned() } else { list(&pattern.layers).to_string() },
+        if pattern.layers.is_empty() { "none".to_owned() } else { format!("layers {}", list(&pattern.layers)) },
     )
 }
 
@@ -58,7 +58,7 @@ mod tests {
             in_words(&Verdict { shallow_lock_in, deep_decay: Err(Untold::NoSummary) }),
             "Shallow Lock-in: yes. In layers 0-2, thinking steps look at themselves and the step before for 50% (20% to \
              70%; 30% if all were looked at alike); in the deeper ones 40%, give or take 10%; more than half and standing \
-             out in 0-1.\n\
+             out in layers 0-1.\n\
              Deep Decay: cannot be told: the trace has no summary.\n"
         );
         let short = Err(Untold::TooShort(2));
