@@ -150,9 +150,9 @@ fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, Api
     let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
     let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
     let can_call = ready.templates.caps().get("supports_tools").and_then(Value::as_bool).unwrap_or(true);
-    if !tools.is_null() && tool_choice == ToolChoice::Required && !can_call {
+    if !tools.is_null() && tool_choice != ToolChoice::None && !can_call {
         return Err(ApiError::invalid(
-            "tool_choice: the model's chat template has no place for tools to be called from",
+            "tools: the model's chat template has no place for tools to be called from; see --chat-template",
         ));
     }
     let grammar = fields.grammar.clone().unwrap_or_default();
