@@ -2,7 +2,7 @@
 
     python failures.py stepflow-reasoner.test.jsonl RUN/samples.jsonl
 
-Samples are those of `stepflow eval --out RUN`. For every arm it counts, among wrong answers, what went wrong first, and
+Samples are those of `stepflow eval -o RUN`. For every arm it counts, among wrong answers, what went wrong first, and
 says how OEB's mean bridge mass before (pB, the share of attention on the bridged segment) differs between right and wrong
 ones.
 """

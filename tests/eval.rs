@@ -115,7 +115,7 @@ fn a_run_is_not_overwritten_nor_mixed_with_another() {
     done(run(eval(&out, &SMALL)));
     let again = run(eval(&out, &SMALL));
     assert_eq!(again.code(), Some(1));
-    assert!(again.stderr.contains("holds a run already; name another folder with --out"), "{}", again.stderr);
+    assert!(again.stderr.contains("holds a run already; name another folder with -o"), "{}", again.stderr);
     let other = run(eval(&out, &[&SMALL[..], &["--resume", "--arm", "oeb"]].concat()));
     assert_eq!(other.code(), Some(1));
     assert!(other.stderr.contains("holds another run (arms: "), "{}", other.stderr);

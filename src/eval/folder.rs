@@ -101,10 +101,10 @@ pub enum FolderError {
         reason: String,
     },
     /// There is a run already.
-    #[error("{} holds a run already; name another folder with --out (or go on with `stepflow eval --resume`)", .0.display())]
+    #[error("{} holds a run already; name another folder with -o (or go on with `stepflow eval --resume`)", .0.display())]
     Exists(PathBuf),
     /// There is another run.
-    #[error("{path} holds another run ({difference}); name another folder with --out", path = path.display())]
+    #[error("{path} holds another run ({difference}); name another folder with -o", path = path.display())]
     Differs {
         /// The folder.
         path: PathBuf,
