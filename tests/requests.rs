@@ -101,8 +101,6 @@ fn fields_that_would_change_an_answer_are_served_or_refused() {
         ("/completion", "echo", json!(true)),
         (CHAT, "functions", json!([{ "name": "f" }])),
         (CHAT, "lora", json!([{ "id": 0, "scale": 1.0 }])),
-        // The embedded model's template has no place for them.
-        (CHAT, "tools", json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }])),
         (CHAT, "guided_json", json!({ "type": "object" })),
         (CHAT, "min_tokens", json!(3)),
         (CHAT, "repetition_penalty", json!(1.2)),

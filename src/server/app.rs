@@ -37,7 +37,7 @@ pub struct App {
     pub started: SystemTime,
     ready: OnceLock<Ready>,
     finished: Mutex<Finished>,
-    /// Fields of requests that were logged as nobody's.
+    /// What was logged of requests: fields that are nobody's, and tools that nobody reads.
     unknown_fields: Mutex<HashSet<String>>,
     next_job: AtomicU64,
 }
@@ -97,13 +97,18 @@ impl App {
     /// When there is such a field.
     pub fn check_fields(&self, api: Api, body: &Value) -> Result<(), ApiError> {
         for name in fields::check(api, body)? {
-            let mut logged = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
-            if logged.len() < MAX_UNKNOWN_FIELDS && name.len() < MAX_FIELD_NAME && logged.insert(name.clone()) {
-                // A closed stderr is no reason to end.
-                _ = writeln!(std::io::stderr(), "stepflow: requests have a field {name:?}, which is taken for nothing");
-            }
+            self.say_once(&name, &format!("a field {name:?}, which is taken for nothing"));
         }
         Ok(())
+    }
+
+    /// Logs that requests have something, once for each `name`.
+    pub fn say_once(&self, name: &str, what: &str) {
+        let mut logged = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MAX_UNKNOWN_FIELDS && name.len() < MAX_FIELD_NAME && logged.insert(name.to_owned()) {
+            // A closed stderr is no reason to end.
+            _ = writeln!(std::io::stderr(), "stepflow: requests have {what}");
+        }
     }
 
     /// From here on requests are answered.

@@ -150,10 +150,14 @@ fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, Api
     let Some(messages) = &fields.messages else { return Err(ApiError::invalid("'messages' is required")) };
     let (tools, tool_choice) = tools::choose(fields.tools.as_ref(), fields.tool_choice.as_ref())?;
     let can_call = ready.templates.caps().get("supports_tools").and_then(Value::as_bool).unwrap_or(true);
-    if !tools.is_null() && tool_choice != ToolChoice::None && !can_call {
-        return Err(ApiError::invalid(
-            "tools: the model's chat template has no place for tools to be called from; see --chat-template",
-        ));
+    if !tools.is_null() && !can_call {
+        if tool_choice == ToolChoice::Required {
+            return Err(ApiError::invalid(
+                "tool_choice: the model's chat template has no place for tools to be called from",
+            ));
+        }
+        // As in llama-server, whose clients offer tools to any model.
+        app.say_once("tools", "tools, which this model's chat template has no place for; see --chat-template");
     }
     let grammar = fields.grammar.clone().unwrap_or_default();
     if !tools.is_null() && fields.grammar.is_some() && tool_choice != ToolChoice::None {
