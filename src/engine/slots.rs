@@ -282,7 +282,9 @@ impl Slots {
         let chunk = rows[*done..rows.len().min(*done + max_batch)].to_vec();
         let (n, is_last) = (chunk.len(), *done + chunk.len() == rows.len());
         let tokens: Vec<Token> = chunk.iter().map(|row| row.token).collect();
-        let foretold: Vec<Token> = rows[*done + 1..].iter().take(n).map(|row| row.token).collect();
+        let scores = work.scores_prompt;
+        let foretold = rows[*done + 1..].iter().take(if scores { n } else { 0 });
+        let foretold: Vec<Token> = foretold.map(|row| row.token).collect();
         if let Err(error) = self.decode(chunk) {
             return self.fail_or_interrupt(&[i], error);
         }
@@ -293,7 +295,7 @@ impl Slots {
         if let Phase::Prompt(_, done) = &mut running.phase {
             *done += n;
         }
-        if running.work.scores_prompt {
+        if scores {
             let scored = running.work.score(&self.context, &foretold);
             // Who does not want it any more says so at the next event, too.
             _ = (running.work.on_event)(SlotEvent::Scored(scored));
