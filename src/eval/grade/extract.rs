@@ -2,7 +2,7 @@
 
 use super::boxes::{self, Boxed};
 use super::form::Form;
-use super::{clause, formulas, stated};
+use super::{clause, formulas, stated, text};
 
 /// What announces an answer, in lower case.
 const MARKS: [&str; 17] = [
@@ -27,9 +27,6 @@ const MARKS: [&str; 17] = [
 
 /// Marks of an answer that stands even after a box.
 const FINAL: [&str; 4] = ["final answer is", "final answer:", "final answer**", "final answer\n"];
-
-/// Words for a sign.
-const SIGNS: [&str; 2] = ["minus ", "negative "];
 
 /// So many marks are looked at, the last first, so that time stays linear.
 const MAX_MARKS: usize = 8;
@@ -204,11 +201,7 @@ fn sentence(rest: &str) -> Option<&str> {
     let first = line.find(|c: char| !c.is_alphabetic()).unwrap_or(line.len());
     let in_words =
         line[..first].chars().nth(1).is_some() && (line[first..].is_empty() || line[first..].starts_with([' ', ',']));
-    let is_signed = SIGNS.iter().any(|sign| {
-        let (head, rest) = line.split_at_checked(sign.len()).unwrap_or(("", ""));
-        head.eq_ignore_ascii_case(sign) && rest.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\'))
-    });
-    if !in_words || is_signed {
+    if !in_words || text::without_minus(line).is_some() {
         return Some(clause::value(line)).filter(|line| !line.is_empty());
     }
     // A name or a verdict is an answer, whatever is said of it.

@@ -14,9 +14,16 @@ pub(super) fn normalise(answer: &str) -> String {
     let is_wrapping = |c: char| c.is_whitespace() || matches!(c, '*' | '`' | '"');
     let is_ending = |c: char| is_wrapping(c) || matches!(c, '.' | ',' | ';' | ':');
     let text = text.trim_start_matches(is_wrapping).trim_end_matches(is_ending);
-    let sign = ["minus ", "negative ", "Minus ", "Negative "].iter().find_map(|word| text.strip_prefix(word));
-    let unsigned = sign.map(str::trim_start).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '\\'));
-    unsigned.map_or_else(|| text.to_owned(), |rest| format!("-{rest}"))
+    without_minus(text).map_or_else(|| text.to_owned(), |value| format!("-{value}"))
+}
+
+/// The value behind a sign that is a word: `minus 4`.
+pub(super) fn without_minus(text: &str) -> Option<&str> {
+    let value = ["minus ", "negative "].iter().find_map(|sign| {
+        let (head, rest) = text.split_at_checked(sign.len())?;
+        head.eq_ignore_ascii_case(sign).then(|| rest.trim_start())
+    });
+    value.filter(|value| value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\')))
 }
 
 /// The token that stands for all that mean the same; empty for those that mean nothing.
