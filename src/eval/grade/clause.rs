@@ -10,9 +10,18 @@ const CLAUSES: [&str; 29] = [
     "with",
 ];
 
+/// Words of a clause that says how an answer compares with another value.
+const COMPARISONS: [&str; 5] = ["being", "fewer", "less", "more", "than"];
+
+/// A comparison is one of the first words of its clause.
+const MAX_BETWEEN: usize = 5;
+
 /// As much of a line that begins with a value as is the value.
 pub(super) fn value(line: &str) -> &str {
     let line = without_remark(line);
+    if let Some(first) = compared(line) {
+        return first;
+    }
     if Form::of(line).is_understood() {
         return line;
     }
@@ -32,6 +41,13 @@ pub(super) fn value(line: &str) -> &str {
     } else {
         line
     }
+}
+
+/// What stands before the first comma, if it is a value and what follows compares it with another.
+fn compared(line: &str) -> Option<&str> {
+    let (first, rest) = line.split_once(", ")?;
+    let compares = rest.split(' ').take(MAX_BETWEEN).any(|word| COMPARISONS.contains(&word));
+    (compares && Form::of(first).is_understood()).then_some(first)
 }
 
 /// A line up to the first clause that goes on after what it says.
@@ -63,10 +79,23 @@ fn first_part(line: &str) -> Option<&str> {
     (Form::of(first).is_understood() && !Form::of(next).is_understood()).then_some(first)
 }
 
+/// What begins to say what an answer is not.
+const DENIALS: [&str; 4] = [", not ", " instead of ", " rather than ", " (not "];
+
+/// A text without what its last clause says a value before is not: `It costs $1,250 rather than $1,300.`
+pub(super) fn without_last_denial(text: &str) -> &str {
+    let end = DENIALS.iter().filter_map(|denial| Some(text.rfind(denial)? + 1)).max().unwrap_or(text.len());
+    let (head, denial) = text.split_at(end);
+    let goes_on = denial.trim_end().contains([';', '\n', '?'])
+        || denial.contains(". ")
+        || denial[1.min(denial.len())..].contains(", ");
+    let sentence = head.rsplit(['\n', '?']).next().and_then(|line| line.rsplit(". ").next()).unwrap_or(head);
+    if !goes_on && formulas::last_value(sentence).is_some() { head.trim_end_matches([' ', ',']) } else { text }
+}
+
 /// A sentence without what it says the answer is not.
 pub(super) fn affirmed(line: &str) -> &str {
-    let denials = [", not ", " instead of ", " rather than ", " (not "];
-    let end = denials.iter().filter_map(|denial| line.find(denial)).min();
+    let end = DENIALS.iter().filter_map(|denial| line.find(denial)).min();
     end.map(|end| &line[..end]).filter(|line| formulas::last_value(line).is_some()).unwrap_or(line)
 }
 

@@ -155,11 +155,21 @@ fn unboxed(reply: &str) -> Option<&str> {
         return sentence(rest);
     }
     let is_word = !reply.is_empty() && !reply.contains(char::is_whitespace);
-    if is_word || Form::of(reply).is_understood() {
+    if is_word {
         Some(reply)
+    } else if Form::of(reply).is_understood() {
+        Some(clause::value(reply))
     } else {
-        formulas::last_value(clause::without_last_remark(reply))
+        let reply = clause::without_last_denial(clause::without_last_remark(reply));
+        formulas::last_value(reply).or_else(|| verdict(reply))
     }
+}
+
+/// "Yes" and the like, with which a reply begins.
+fn verdict(reply: &str) -> Option<&str> {
+    let end = reply.find(|c: char| !c.is_alphabetic())?;
+    let (word, rest) = reply.split_at(end);
+    (VERDICTS.contains(&&*word.to_lowercase()) && rest.starts_with([',', '.', '!', ':'])).then_some(word)
 }
 
 /// What follows the last mark that announces an answer, rather than something that is said about one.
@@ -172,6 +182,7 @@ fn after_mark(reply: &str) -> Option<&str> {
         Some(at + length)
     })
     .take(MAX_MARKS)
+    .filter(|end| !lower[*end..].starts_with("n't") && !lower[*end..].starts_with("n’t"))
     .peekable();
     let last = *ends.peek()?;
     Some(&reply[ends.find(|end| !is_remark(&lower[*end..])).unwrap_or(last)..])

@@ -1,6 +1,7 @@
-//! Formulas and numbers in running text.
+//! Formulas between their signs.
 
 use super::joint::is_joint;
+use super::running;
 
 /// A formula between its signs: `$...$`, `$$...$$`, `\(...\)`, `\[...\]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +17,10 @@ pub(super) fn first(text: &str) -> Option<Formula<'_>> {
     Formulas { text, at: 0 }.next()
 }
 
-/// The last formula, with those that are joined to it, or the last number, whichever ends last.
+/// The last formula, with those that are joined to it, or what stands in running text after it.
 pub(super) fn last_value(text: &str) -> Option<&str> {
     let formulas: Vec<Formula<'_>> = Formulas { text, at: 0 }.collect();
-    let number = last_number(text);
+    let number = running::last_value(text);
     let Some(last) = formulas.last() else { return number };
     if let Some(number) = number.filter(|number| number.as_ptr() as usize - text.as_ptr() as usize >= last.end) {
         return Some(number);
@@ -94,40 +95,4 @@ fn is_prose(text: &str) -> bool {
     let words =
         outside.flat_map(|part| part.split(|c: char| !c.is_alphabetic())).filter(|word| word.chars().nth(2).is_some());
     words.take(2).count() == 2
-}
-
-/// The last number: digits with thousands separators or several with commas alone between them, decimals, a denominator,
-/// a sign before and `%` after it. Digits after a letter, `^` or `_` belong to a name or a formula.
-fn last_number(text: &str) -> Option<&str> {
-    let (mut found, mut at) = (None, 0);
-    while let Some(offset) = text[at..].find(|c: char| c.is_ascii_digit()) {
-        let end = number_end(text, at + offset);
-        let before = &text[..at + offset];
-        let is_inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '_');
-        if !before.ends_with(is_inside) {
-            let unsigned = before.strip_suffix('.').filter(|b| !b.ends_with(is_inside)).unwrap_or(before);
-            let sign =
-                unsigned.strip_suffix(['-', '−']).filter(|b| !b.ends_with(|c| is_inside(c) || matches!(c, ')' | '}')));
-            found = Some(&text[sign.unwrap_or(unsigned).len()..end]);
-        }
-        at = end;
-    }
-    found
-}
-
-/// Where the number ends whose first digit is at `start`.
-fn number_end(text: &str, start: usize) -> usize {
-    let bytes = text.as_bytes();
-    let digits = |at: usize| bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
-    let mut end = start + digits(start);
-    while bytes.get(end) == Some(&b',') && digits(end + 1) > 0 {
-        end += 1 + digits(end + 1);
-    }
-    for sign in [b'.', b'/'] {
-        if bytes.get(end) == Some(&sign) && digits(end + 1) > 0 {
-            end += 1 + digits(end + 1);
-        }
-    }
-    let percent = ["%", "\\%"].into_iter().find(|sign| text[end..].starts_with(sign));
-    end + percent.map_or(0, str::len)
 }

@@ -101,13 +101,14 @@ pub(super) fn joint(text: &str, at: usize) -> usize {
     if is_word { word.len() } else { 0 }
 }
 
-/// The elements that parts stand for, with their names, or their units, where these differ: 3 cats and 5 dogs are not 5 cats
-/// and 3 dogs.
+/// The elements that parts stand for, with their names where all have one or these differ, and with their units where these
+/// differ: 3 cats and 5 dogs are not 5 cats and 3 dogs.
 pub(super) fn items<'a>(parts: &[&'a str]) -> Vec<(Option<&'a str>, String)> {
     let named: Vec<(&str, &str)> = parts.iter().map(|part| name_and_value(without_lead(part.trim()))).collect();
     let mut names = named.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
     let first = names.next();
-    let keep = names.any(|name| Some(name) != first);
+    let is_variable = parts.iter().all(|part| assigned(without_lead(part.trim())).0.is_some());
+    let keep = names.any(|name| Some(name) != first) || is_variable;
     let values = named.iter().flat_map(|(name, value)| {
         let name = Some(*name).filter(|name| keep && !name.is_empty());
         alternatives(value).into_iter().map(move |value| (name, value))

@@ -9,12 +9,14 @@
 //! - Commas between digits are read as what the other answer is: beside a list, `1,234` is `234, 1`; beside a number it is
 //!   1234, unless all groups are round numbers of three digits (`100,200` is no number without a currency, a unit or
 //!   LaTeX's `{,}`). Two or more digits after a comma that separates no thousands equal that decimal: `1,25` is `1.25`.
+//! - Numbers in words are numbers (`forty-two`), and quantities of two units are of the first: `2 h 30 min` is 2.5 hours.
 //! - A percentage equals the number it stands for and the bare number before its sign: `50%` is `1/2` and is `50`.
 //! - Units, currency signs and degrees after or before a value do not count, nor does a name that it is given: `x = 5`,
 //!   `f(2) = 5`, `5 cm` and `$5` are `5`, and so is `2 + 3 = 5`. Words of scale do: `5 million` is not `5`.
 //! - Tuples and intervals need the same brackets and order; sets, unions, and solutions listed without brackets, by commas,
 //!   "and", "or" or `\pm`, no order. Solutions with different names, or beside a tuple, have the order they are written in:
-//!   `x = 3, y = -5` is `3, -5` and not `-5, 3`. Different units are such names; `x_1`, `x_2` and so on only count.
+//!   `x = 3, y = -5` is `3, -5` and neither `-5, 3` nor `x = 3 or x = -5`. Different units are such names; `x_1`, `x_2` and
+//!   so on only count.
 //! - Elements and the entries of matrices are compared as answers are; which brackets a matrix has does not count.
 //! - Bounds of a variable are the interval they leave it; equations and inequalities are equal up to a factor.
 //! - Formulas are equal that have the same value, exactly or, with radicals, functions and variables, to eleven digits at
@@ -30,6 +32,7 @@ mod assign;
 mod boxes;
 mod choice;
 mod clause;
+mod compound;
 mod extract;
 mod form;
 mod formulas;
@@ -37,14 +40,17 @@ mod joint;
 mod list;
 mod matrix;
 mod parser;
+mod plain;
 mod rational;
 mod relation;
+mod running;
 mod stated;
 mod text;
 mod thousands;
 mod tokens;
 mod units;
 mod value;
+mod words;
 
 pub use extract::{Kind, extract};
 

@@ -86,7 +86,12 @@ impl Rational {
     /// Reads a number from normalised text that holds nothing else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         signed(text, |text| {
-            decimal(text).or_else(|| scientific(text)).or_else(|| fraction(text)).or_else(|| mixed(text))
+            decimal(text)
+                .or_else(|| decimal(&with_decimal_point(text)?))
+                .or_else(|| repeating(text))
+                .or_else(|| scientific(text))
+                .or_else(|| fraction(text))
+                .or_else(|| mixed(text))
         })
     }
 }
@@ -153,6 +158,26 @@ fn decimal(text: &str) -> Option<Rational> {
     Rational::new(numerator, 10i128.checked_pow(decimals.len().try_into().ok()?)?)
 }
 
+/// `1.234,50` and `1.234.567`, where points separate thousands, as `1234.50` and `1234567`.
+fn with_decimal_point(text: &str) -> Option<String> {
+    let (whole, decimals) = text.split_once(',').unwrap_or((text, ""));
+    let points = whole.matches('.').count();
+    let is_clear = points > 1 || (points == 1 && !decimals.is_empty());
+    (is_clear && is_digits(decimals)).then(|| Some(format!("{}.{decimals}", ungrouped(&whole.replace('.', ","))?)))?
+}
+
+/// `0.\overline{3}`, `0.1\bar{6}`, `2.\dot{3}`
+fn repeating(text: &str) -> Option<Rational> {
+    let (head, rest) = ["\\overline", "\\bar", "\\dot"].iter().find_map(|sign| text.split_once(sign))?;
+    let period = rest.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(rest.trim());
+    let (whole, start) = head.split_once('.')?;
+    let fits = is_digits(period) && !period.is_empty() && is_digits(start);
+    let ten = |digits: usize| 10i128.checked_pow(u32::try_from(digits).ok()?);
+    let nines = ten(period.len())?.checked_sub(1)?.checked_mul(ten(start.len())?)?;
+    let whole = decimal(&format!("{whole}.{start}"))?;
+    fits.then(|| whole.plus(Rational::new(period.parse().ok()?, nines)?))?
+}
+
 /// `3.2e5`, `3.2*10^{-5}`, `10^5`
 fn scientific(text: &str) -> Option<Rational> {
     let (mantissa, exponent) = match text.split_once("10^") {
@@ -204,6 +229,11 @@ mod tests {
             ("3.2e-1", "8/25"),
             ("3.2 * 10^{5}", "320000"),
             ("10^3", "1000"),
+            ("1.234,50", "2469/2"),
+            ("1.234.567", "1234567"),
+            (r"0.\overline{3}", "1/3"),
+            (r"-0.1\overline6", "-1/6"),
+            (r"2.\bar{12}", "70/33"),
             ("170141183460469231731687303715884105727", "170141183460469231731687303715884105727"),
         ] {
             assert_eq!(Rational::parse(text).map(|n| n.to_string()).as_deref(), Some(expected), "{text}");
@@ -229,6 +259,10 @@ mod tests {
             "2^10",
             "1 2",
             "1.2.3",
+            "1.234,5,6",
+            "1.23,45",
+            r"0.\overline{}",
+            r"\overline{3}",
             "1\\frac{-1}{2}",
             "1.5\\frac{1}{2}",
             "170141183460469231731687303715884105728",

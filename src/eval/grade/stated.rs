@@ -18,7 +18,7 @@ const VERBS: [&str; 7] = ["is", "are", "was", "does", "must", "seems", "looks"];
 const RIGHT: [&str; 7] = ["right", "correct", "best", "true", "answer", "choice", "fits"];
 
 /// What is said after a letter that is not.
-const WRONG: [&str; 12] = [
+const WRONG: [&str; 13] = [
     "wrong",
     "incorrect",
     "false",
@@ -27,11 +27,15 @@ const WRONG: [&str; 12] = [
     "cannot",
     "can't",
     "doesn't",
+    "fail",
     "fails",
     "excluded",
     "eliminated",
     "impossible",
 ];
+
+/// What points at the letter that follows: `it is C`, `this leaves C`.
+const POINTERS: [&str; 5] = ["it", "that", "this", "it's", "leaves"];
 
 /// What makes that depend on something.
 const CONDITIONS: [&str; 4] = ["if", "only", "unless", "when"];
@@ -42,8 +46,9 @@ const DENIALS: [&str; 11] =
 
 /// A letter in a reply, and what is known of it.
 struct Candidate {
-    /// Where it stands.
+    /// Where it stands, and which word it is.
     start: usize,
+    word: usize,
     stated: bool,
     denied: bool,
     in_parentheses: bool,
@@ -124,24 +129,33 @@ fn candidates(reply: &str) -> Vec<Candidate> {
         let is_announced = cue == Some(1) || (cue == Some(2) && VERBS.contains(&before));
         if is_letter(this, words.get(at + 1), is_announced) {
             let said = is_said(&words[at + 1..]);
-            let denied = DENIALS.contains(&before) || said == Some(false);
+            let asked = this.raw.ends_with('?');
+            let denied = DENIALS.contains(&before) || said == Some(false) || asked;
             found.push(Candidate {
                 start: this.start,
-                stated: cue.is_some() || said == Some(true),
+                word: at,
+                stated: cue.is_some() || said == Some(true) || is_pointed_at(&words[..at]),
                 denied,
                 in_parentheses: this.raw.contains('('),
                 joined: is_joined(&words[..at]),
             });
-            cue = cue.filter(|_| denied);
+            cue = cue.filter(|_| denied && !asked);
         }
         let is_cue = CUES.contains(&word(at))
-            || (matches!(word(at), "correct" | "right" | "best") && OPTIONS.contains(&word(at + 1)))
+            || (matches!(word(at), "correct" | "right" | "best")
+                && OPTIONS.contains(&word(at + 1))
+                && !is_predicate(&words[..at]))
             || (word(at) == "with" && matches!(before, "go" | "going" | "goes"));
         if is_cue {
             cue = Some(0);
         } else if ends_sentence(this) || (this.ends_line && cue.is_some_and(|distance| distance > 1)) {
             cue = None;
         }
+    }
+    // Of `A, C and D fail`, what is said of the last is said of all.
+    for at in (1..found.len()).rev() {
+        let follows = found[at].joined && found[at].word - found[at - 1].word <= 2;
+        found[at - 1].denied |= follows && found[at].denied;
     }
     found
 }
@@ -159,10 +173,35 @@ fn is_letter(word: &Word<'_>, next: Option<&Word<'_>>, is_announced: bool) -> bo
     let before_word = next.is_some_and(|next| next.raw.starts_with(char::is_lowercase));
     match letter {
         'I' => !is_plain,
-        'A' => !is_plain || is_announced || !before_word || next.is_some_and(|next| VERBS.contains(&&*next.lower)),
+        'A' => {
+            !is_plain
+                || is_announced
+                || !before_word
+                || next.is_some_and(|next| next.lower == "it" || VERBS.contains(&&*next.lower))
+        }
         'B'..='Z' => true,
         _ => (word.raw.contains('(') || word.raw.ends_with(')')) || (is_announced && !before_word),
     }
+}
+
+/// Whether the words before a letter point at it.
+fn is_pointed_at(before: &[Word<'_>]) -> bool {
+    match before {
+        [.., pointer, verb] if VERBS.contains(&&*verb.lower) || verb.lower == "be" => {
+            POINTERS.contains(&&*pointer.lower) || pointer.lower == "must"
+        }
+        [.., pointer] => matches!(&*pointer.lower, "it's" | "it’s" | "leaves"),
+        [] => false,
+    }
+}
+
+/// Whether the words before `best option` say it of a letter: `B is the best option`.
+fn is_predicate(before: &[Word<'_>]) -> bool {
+    let before = match before {
+        [before @ .., article] if matches!(&*article.lower, "the" | "a" | "our" | "my") => before,
+        before => before,
+    };
+    matches!(before, [.., subject, verb] if VERBS.contains(&&*verb.lower) && is_letter(subject, Some(verb), false))
 }
 
 /// Whether the words before a letter end in another one and a comma, "and" or "or".
@@ -178,6 +217,10 @@ fn is_joined(before: &[Word<'_>]) -> bool {
 /// Whether the words after a letter say that it is right, or wrong.
 fn is_said(after: &[Word<'_>]) -> Option<bool> {
     let first = after.first()?;
+    // `A it is.`
+    if first.lower == "it" && after.get(1).is_some_and(|next| next.lower == "is" && ends_sentence(next)) {
+        return Some(true);
+    }
     if !VERBS.contains(&&*first.lower) {
         let is_verdict = WRONG.contains(&&*first.lower) && first.lower != "not";
         return is_verdict.then_some(false);
@@ -229,6 +272,11 @@ mod tests {
             ("Answer: D\n\nB is right only if x is.", "D"),
             ("(A) is wrong, (B) is wrong, so (C).", "C"),
             ("The answer is B and C.", "B and C"),
+            ("Not A. Not B. So C? Wait, no: A it is.", "A"),
+            ("I think the answer is B. Actually, wait: it is C.", "C"),
+            ("So B is the best option; C comes close.", "B"),
+            ("Hence option B. Options A, C, and D fail.", "B"),
+            ("A and C are too small. This leaves B.", "B"),
         ] {
             assert_eq!(letter(reply, &boxes::all(reply)).as_deref(), Some(expected), "{reply}");
         }

@@ -1,11 +1,13 @@
 //! One spelling for what can be written in several ways, in LaTeX and in Unicode.
 
+use super::plain;
 use super::tokens::Tokens;
 
 /// Rewrites an answer: `\dfrac12` as `\frac{1}{2}`, `\text{cm}` as ` cm `, no `$`, `\left`, degrees or extra spaces.
 pub(super) fn normalise(answer: &str) -> String {
     let mut writer = Writer::default();
-    for (_, token) in Tokens::of(answer) {
+    let answer = plain::as_latex(answer);
+    for (_, token) in Tokens::of(&answer) {
         writer.push(spelling(token));
     }
     let text =

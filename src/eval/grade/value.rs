@@ -7,7 +7,7 @@ use super::assign::{assigned, split};
 use super::list::{self, BARE, SET, TUPLE};
 use super::matrix::{self, Entry};
 use super::rational::{self, Rational};
-use super::{relation, text, units};
+use super::{compound, relation, text, units, words};
 
 /// Lists inside lists beyond this depth are compared as text, so that time stays linear.
 const MAX_DEPTH: usize = 8;
@@ -56,6 +56,12 @@ impl Value {
         }
         if let Some(digits) = rational::too_large(text) {
             return Self::Formula { text: digits, algebra: None };
+        }
+        if let Some(number) = compound::parse(text) {
+            return Self::Number(number);
+        }
+        if let Some(digits) = words::in_digits(text).filter(|_| depth < MAX_DEPTH) {
+            return Self::parse(&digits, depth + 1);
         }
         if let Some(value) = units::strip(text, |value| Rational::parse(value).is_some()) {
             return Self::parse(value, depth);
@@ -143,10 +149,14 @@ impl Value {
             if let Some(range) = Self::either(&items).filter(|_| says_or) {
                 return Some(range);
             }
-            // A point that is named twice is one solution; of numbers, one that counts twice may be meant.
-            let is_point = |item: &Self| matches!(item, Self::List { .. });
+            // A point that is named twice is one solution, and so is a number with "or"; of others, one that counts twice
+            // may be meant.
+            let is_point = |item: &Self| matches!(item.bare(), Self::List { .. });
             let mut seen = std::collections::HashSet::new();
             items.retain(|item| !is_point(item) || seen.insert(item.to_string()));
+            if says_or && items.iter().skip(1).all(|item| item.equals(&items[0])) {
+                return Some(items.swap_remove(0));
+            }
         }
         Some(Self::List { brackets, items })
     }
@@ -163,7 +173,7 @@ impl Value {
             (Self::Named { name: a, value }, Self::Named { name: b, value: other }) => a == b && value.equals(other),
             (Self::Union(a), Self::Union(b)) => in_any_order(a, b),
             (Self::Union(union), Self::List { brackets: BARE, items })
-            | (Self::List { brackets: BARE, items }, Self::Union(union)) => in_any_order(union, items),
+            | (Self::List { brackets: BARE, items }, Self::Union(union)) => in_any_order(union, &unnamed(items)),
             (Self::Matrix(a), Self::Matrix(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| in_order(a, b)),
             (Self::Bounds { name: a, range }, Self::Bounds { name: b, range: other }) => a == b && range.equals(other),
             (Self::Bounds { range, .. }, other) | (other, Self::Bounds { range, .. }) => range.equals(other),
@@ -232,16 +242,31 @@ fn is_numbered(items: &[Value]) -> bool {
         .all(|(at, item): (usize, _)| name(item).is_some_and(|(stem, i)| stem == first && i == at.to_string()))
 }
 
+/// Whether all elements are values of one variable: `x = 3, x = -5`.
+fn is_of_one_variable(items: &[Value]) -> bool {
+    let name = |item: &Value| match item {
+        Value::Named { name, .. } => Some(name.clone()),
+        _ => None,
+    };
+    let first = items.first().and_then(name);
+    first.is_some() && items.iter().all(|item| name(item) == first)
+}
+
 fn unnamed(items: &[Value]) -> Vec<Value> {
     items.iter().map(|item| item.bare().clone()).collect()
 }
 
 /// Sets have no order, nor have solutions without brackets among themselves; beside a point or beside names they have.
 fn lists_are_equal((a, items): (&[&str; 2], &[Value]), (b, others): (&[&str; 2], &[Value])) -> bool {
-    let is_named = |items: &[Value]| items.iter().any(|item| matches!(item, Value::Named { .. }));
+    let only_counts = |items: &[Value]| is_numbered(items) || is_of_one_variable(items);
+    let is_named =
+        |items: &[Value]| items.iter().any(|item| matches!(item, Value::Named { .. })) && !only_counts(items);
     match (*a, *b) {
-        (BARE, BARE | SET) if is_numbered(items) && !is_named(others) => in_any_order(&unnamed(items), others),
-        (BARE | SET, BARE) if is_numbered(others) && !is_named(items) => in_any_order(items, &unnamed(others)),
+        (BARE | SET, BARE | SET) if is_numbered(items) && is_numbered(others) => in_any_order(items, others),
+        (BARE | SET, BARE | SET) if !is_named(items) && !is_named(others) => {
+            in_any_order(&unnamed(items), &unnamed(others))
+        }
+        (BARE, BARE) if only_counts(items) != only_counts(others) && is_named(items) != is_named(others) => false,
         (BARE, BARE) if is_named(items) != is_named(others) => in_order(items, others),
         (BARE | SET, BARE | SET) => in_any_order(items, others),
         (BARE, TUPLE) | (TUPLE, BARE) => in_order(items, others),
