@@ -25,6 +25,9 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
 /// # Errors
 /// When it could not.
 pub fn check_writable(path: &Path) -> anyhow::Result<()> {
+    if is_stdout(path) {
+        bail!("expected a file, found '-': stdout holds something else; use /dev/stdout if both may go there");
+    }
     if path.is_dir() {
         bail!("cannot write {}: it is a folder", path.display());
     }
@@ -48,9 +51,22 @@ fn check_folder(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes to the file, or to stdout if there is none.
+/// Finds out whether [`write_result`] could write there, before any work is done for it.
+///
+/// # Errors
+/// When it could not.
+pub fn check_result(path: Option<&Path>) -> anyhow::Result<()> {
+    path.filter(|path| !is_stdout(path)).map_or(Ok(()), check_writable)
+}
+
+/// `-`, as everywhere on the command line.
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Writes to the file, or to stdout if there is none or it is `-`.
 pub fn write_result(path: Option<&Path>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-    match path {
+    match path.filter(|path| !is_stdout(path)) {
         Some(path) => write_file(path, write),
         None => {
             let mut stdout = io::BufWriter::new(io::stdout().lock());

@@ -31,9 +31,7 @@ pub struct TuneArgs {
 /// Runs the command.
 pub fn run(args: &TuneArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
-    if let Some(path) = &args.output {
-        output::check_writable(path)?;
-    }
+    output::check_result(args.output.as_deref())?;
     let task = Task::new(&args.task, builtin::VALIDATION, 1, &interrupt)?;
     let mut parallel = task.parallel(true)?;
     let outcome =

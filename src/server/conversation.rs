@@ -144,6 +144,9 @@ impl Conversation {
     }
 }
 
+/// Efforts that clients ask for, besides none; what they mean is the template's.
+const EFFORTS: [&str; 6] = ["minimal", "low", "medium", "high", "xhigh", "max"];
+
 /// What the template is given.
 fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, ApiError> {
     let options = &app.options;
@@ -176,6 +179,10 @@ fn input(app: &App, ready: &Ready, fields: &ChatFields) -> Result<ChatInput, Api
         Some("none") => {
             enable_thinking = false;
             kwargs.shift_remove("reasoning_effort");
+        }
+        Some(effort) if !EFFORTS.contains(&effort) => {
+            let expected = EFFORTS.join(", ");
+            return Err(ApiError::invalid(format!("reasoning_effort: expected none, {expected}, found '{effort}'")));
         }
         Some(effort) => {
             kwargs.insert("reasoning_effort".into(), effort.into());

@@ -27,7 +27,7 @@ use record::{Record, Setting};
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     let tests = plan::tests(args)?;
-    args.output.iter().try_for_each(|path| output::check_writable(path))?;
+    output::check_result(args.output.as_deref())?;
     let interrupt = Interrupt::install()?;
     let stepflow = setup::repairs_or_all(&args.stepflow)?;
     let params = setup::context_params(&context_args(args, plan::n_ctx(&tests)?), &interrupt);

@@ -148,6 +148,9 @@ impl<'a> Chat<'a> {
             let n_ctx = self.session.n_ctx();
             say!("stepflow: the context of {n_ctx} tokens is full and the answer is cut short; use a larger -c");
         }
+        if summary.finish == Finish::Length && self.args.conversation.predict > 0 {
+            say!("stepflow: the answer is cut short after {} tokens, as -n asks", self.args.conversation.predict);
+        }
         Ok(exit::of_finish(summary.finish))
     }
 

@@ -20,9 +20,7 @@ pub struct GradeArgs {
 
 /// Runs the command.
 pub fn run(args: &GradeArgs) -> anyhow::Result<u8> {
-    if let Some(path) = &args.output {
-        output::check_writable(path)?;
-    }
+    output::check_result(args.output.as_deref())?;
     let name = if args.file.as_os_str() == "-" { "stdin".to_owned() } else { args.file.display().to_string() };
     let graded = graded::grade(&name, &input::text_of(&args.file)?)?;
     output::write_result(args.output.as_deref(), |out| out.write_all(graded.lines.as_bytes()))?;

@@ -79,6 +79,7 @@ pub fn of_conversation(
         return Ok(code);
     };
     let (trace, model) = (session.trace(), session.model().clone());
+    let was_repaired = session.stepflow().is_some_and(|control| control.is_on());
     if trace.steps.len() < 2 {
         say!("stepflow: nothing to measure: the conversation has no thinking and no answer");
         folder::leave(&out);
@@ -90,6 +91,9 @@ pub fn of_conversation(
     let found = Settings { measure: &measure, tables: &tables, out, interrupt }.run(model, &trace)?;
     // Stdout holds the answer.
     found.verdict.lines().for_each(|line| say!("{line}"));
+    if was_repaired {
+        say!("The maps are of the model without StepFlow, on the text that it wrote with it.");
+    }
     Ok(if found.interrupted { exit::INTERRUPTED } else { code })
 }
 
