@@ -30,7 +30,7 @@ const MAX_KEY: u64 = 65535;
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The operating system refused.
-    #[error("{0}")]
+    #[error("cannot read or write it: {0}")]
     Io(#[from] io::Error),
     /// The file has no bytes.
     #[error("expected a GGUF model, found an empty file; download it again")]

@@ -67,6 +67,7 @@ unsafe fn text(raw: *const c_char) -> String {
 
 /// A backend that computes on the CPU with `n_threads` threads; null when there is none. The caller frees it.
 pub(super) fn cpu_backend(n_threads: c_int) -> sys::ggml_backend_t {
+    backend();
     type SetThreads = unsafe extern "C" fn(sys::ggml_backend_t, c_int);
     // SAFETY: a CPU backend needs no parameters; by ggml-backend.h its registry gives the function of this name this type.
     unsafe {
