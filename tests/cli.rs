@@ -135,7 +135,6 @@ fn settings_that_cannot_be_meant_are_refused_in_one_line() {
         (&["--smi-window", "0"], 2, "expected smi-window"),
         (&["--family", "thinker"], 2, "use one of think-tags, harmony, implicit, custom"),
         (&["--think-end", ""], 2, "--think-end"),
-        (&["--stepflow", "-ctv", "q8_0"], 1, "use -ctv f16"),
         (&["-fa", "off", "-ctv", "q4_0"], 1, "-ctv q4_0 needs flash attention"),
         (&["-ctk", "q9"], 2, "expected one of f32, f16"),
         (&["-ctv", "int8"], 2, "expected one of f32, f16"),

@@ -283,7 +283,7 @@ fn bench_refuses_what_it_cannot_run() {
     let model = model.to_str().unwrap();
     assert!(failure(&["bench", "-m", model, "-p", "0", "-n", "0"]).1.contains("no test"));
     assert!(failure(&["bench", "-m", model, "-d", "2147483647"]).1.contains("use a smaller -d"));
-    assert!(failure(&["bench", "-m", model, "-ctv", "q8_0"]).1.contains("-ctv f16"));
+    assert!(failure(&["bench", "-m", model, "-fa", "off", "-ctv", "q8_0"]).1.contains("flash attention"));
     let (code, message) = failure(&["bench", "-m", model, "--oeb-layers", "0-99"]);
     assert_eq!(code, 2, "{message}");
 }
@@ -339,13 +339,19 @@ fn devices_and_statistics_say_what_stepflow_works_with() {
     let devices = stdout(&["--list-devices"]);
     let cpu = devices.lines().find(|line| line.trim_start().starts_with("CPU: ")).expect("there is a CPU");
     assert!(devices.starts_with("Backends: ") && devices.contains("CPU\nAvailable devices:\n"), "{devices}");
-    assert!(cpu.ends_with("StepFlow: host"), "{devices}");
+    assert!(cpu.ends_with("StepFlow: fused"), "{devices}");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stats.json");
     let problem = "Ann has 3 coins. Bob has 2 more coins than Ann. How many coins does Bob have?";
-    stdout(&["-p", problem, "-st", "-ngl", "0", "--stepflow", "--stats", path.to_str().unwrap()]);
-    let stats: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let layers = stats["layers"].as_array().unwrap();
-    assert!(layers.len() >= 2 && layers.iter().all(|layer| layer["kernels"] == "host"), "{stats}");
+    let path = path.to_str().unwrap();
+    let quantized = ["-ctk", "q8_0", "-ctv", "q4_0"];
+    for (more, kernels) in
+        [(&[][..], "fused"), (&["-fa", "on"], "fused"), (&quantized, "fused"), (&["-fa", "off"], "host")]
+    {
+        stdout(&[&["-p", problem, "-st", "-ngl", "0", "--stepflow", "--stats", path], more].concat());
+        let stats: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let layers = stats["layers"].as_array().unwrap();
+        assert!(layers.len() >= 2 && layers.iter().all(|layer| layer["kernels"] == kernels), "{more:?}: {stats}");
+    }
 }

@@ -71,9 +71,12 @@ fn nll_vectors() {
     for file in common::vectors::<File>("nll") {
         for (name, case) in &file.cases {
             for (arm, config, expected, active) in case.arms() {
-                for n_ubatch in [1, 7, 64, 512] {
-                    let what = format!("{name}, {arm}, micro-batch {n_ubatch}");
-                    check(&model, case, &config, n_ubatch, expected, active, &what);
+                for flash_attention in [FlashAttention::Off, FlashAttention::On] {
+                    for n_ubatch in [1, 7, 64, 512] {
+                        let what =
+                            format!("{name}, {arm}, micro-batch {n_ubatch}, flash attention {flash_attention:?}");
+                        check(&model, case, &config, (n_ubatch, flash_attention), expected, active, &what);
+                    }
                 }
             }
         }
@@ -84,7 +87,7 @@ fn check(
     model: &Arc<Model>,
     case: &Case,
     config: &StepFlowConfig,
-    n_ubatch: u32,
+    (n_ubatch, flash_attention): (u32, FlashAttention),
     expected: &[f64],
     active: (u64, u64),
     what: &str,
@@ -92,7 +95,7 @@ fn check(
     let params = ContextParams {
         n_ctx: 1024,
         n_ubatch,
-        flash_attention: FlashAttention::Off,
+        flash_attention,
         type_k: CacheType::F32,
         type_v: CacheType::F32,
         ..ContextParams::default()
@@ -107,9 +110,15 @@ fn check(
     let mean = errors.iter().sum::<f64>() / errors.len() as f64;
     println!("{what}: worst {worst:.2e}, mean {mean:.2e}, bridged {} of {}", total.rows_bridged, total.rows_seen);
     assert_eq!(actual.len(), expected.len(), "{what}");
-    // Float32 matmuls in another order than PyTorch's; the prototype agreed to 5e-5.
-    assert!(worst <= 2e-4, "{what}: worst {worst:e}");
-    assert!(mean.abs() <= 5e-6, "{what}: mean {mean:e}");
+    let (worst_allowed, mean_allowed) = match flash_attention {
+        // Float32 matmuls in another order than PyTorch's; the prototype agreed to 5e-5.
+        FlashAttention::Off => (2e-4, 5e-6),
+        // Rows of the question, and all rows where nothing is repaired, are llama.cpp's own flash attention, in 16-bit floats:
+        // the baseline, which is llama.cpp's alone, is off by 2e-2 and 4e-4.
+        _ => (5e-2, 1e-3),
+    };
+    assert!(worst <= worst_allowed, "{what}: worst {worst:e}");
+    assert!(mean.abs() <= mean_allowed, "{what}: mean {mean:e}");
     assert_eq!((total.rows_bridged, total.rows_seen), active, "{what}");
     let starts = if config.smi.is_some() { case.step_starts.len() as u64 } else { 0 };
     let layers = (case.smi_layers.1 - case.smi_layers.0 + 1) as u64;

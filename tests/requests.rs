@@ -181,7 +181,7 @@ fn a_prompt_is_echoed_with_what_its_tokens_were_likely() {
     assert_eq!(joined, prompt);
 
     // The same as `score` says. Both round to 8 bits what they multiply, in other batches and another cache.
-    let scored = program::run(program::stepflow(["score", "-p", prompt, "--json", "-t", "1"]));
+    let scored = program::run(program::stepflow(["score", "-p", prompt, "--json", "-t", "1", "-fa", "off"]));
     let scored: Value = serde_json::from_slice(&scored.stdout).unwrap();
     let nll = scored["tokens"].as_array().unwrap().iter().filter_map(|token| token["nll"].as_f64());
     for (p, nll) in list("token_logprobs")[1..].iter().zip(nll) {

@@ -31,7 +31,7 @@ pub fn list(verbose: bool) -> anyhow::Result<u8> {
 /// What works on data there; of a device with kernels only if it opens.
 fn kernels_of(place: Place) -> String {
     let opened = match Library::find(place.backend) {
-        _ if place.backend == "CPU" => return Kernels::Host.name().to_owned(),
+        _ if place.backend == "CPU" => return Kernels::Fused.name().to_owned(),
         Ok(None) => return Kernels::ReadBack.name().to_owned(),
         Ok(Some(library)) => Device::open(library, place.ordinal).map(|_| ()).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

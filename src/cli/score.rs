@@ -10,7 +10,7 @@ use stepflow::engine::{self, Control, EngineError};
 use stepflow::llama::{Context, LlamaError, Model, Row, Token};
 use stepflow::trace::{Segment, Step};
 
-use super::flags::{ContextArgs, EscapeArgs, ModelArgs, StepFlowArgs, Switch};
+use super::flags::{ContextArgs, EscapeArgs, ModelArgs, StepFlowArgs};
 use super::progress::Progress;
 use super::report;
 use super::setup::{self, Interrupt};
@@ -69,17 +69,14 @@ const WORTH_PROGRESS: usize = 2048;
 /// Runs the command.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
-    let mut context = args.context.clone();
-    if context.flash_attn == Switch::Auto {
-        // As it is with StepFlow, so that scores with and without compare.
-        context.flash_attn = Switch::Off;
-    }
-    let mut params = setup::session_params(&context, &args.stepflow, args.model.lora()?, &interrupt)?;
+    let mut params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
     let source = Source::read(args)?;
     setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
     let mut model = setup::load_model(&args.model)?;
     setup::warn_of_context(&args.context, args.context.ctx_size as usize, &model);
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
+    // As it is with StepFlow, so that scores with and without compare.
+    params.context.flash_attention = engine::flash_attention(&model, &params.context)?;
     let tokens = source.tokens(&model)?;
     params.context.n_ctx = n_ctx(args.context.ctx_size, &model, tokens.len())?;
     // Every token of a batch wants its logits, which take a vocabulary each.

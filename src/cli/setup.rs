@@ -218,9 +218,6 @@ pub fn session_params(
     if !context.cache_type_v.is_float() && context.flash_attn == Switch::Off {
         bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", context.cache_type_v.name());
     }
-    if config.is_on() && context.flash_attn == Switch::On {
-        say!("stepflow: flash attention is off: StepFlow works on the softmax, which flash attention never forms");
-    }
     Ok(SessionParams {
         context: context_params(context, interrupt),
         stepflow: config,

@@ -8,6 +8,7 @@ mod answer;
 mod budget;
 mod control;
 mod events;
+mod flash;
 mod gbnf;
 mod grammar;
 mod on_device;
@@ -27,6 +28,7 @@ mod work;
 
 pub use control::Control;
 pub use events::{Event, Finish, Request, Summary};
+pub use flash::{flash_attention, keeps_flash_attention};
 pub use grammar::{Grammar, GrammarError, Triggers};
 pub use open::{load_adapter, open, warm_up};
 pub use parallel::{Generated, Job, Parallel};

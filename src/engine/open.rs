@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::llama::{Adapter, Batch, Context, ContextParams, FlashAttention, Hook, LlamaError, Model, Row, Token};
+use crate::llama::{Adapter, Batch, Context, ContextParams, Hook, LlamaError, Model, Row, Token};
 use crate::stepflow::StepFlowConfig;
 use crate::trace::Segment;
 
+use super::flash::flash_attention;
 use super::{Control, EngineError, Repair};
 
-/// Makes a context of `model` with the repairs that `stepflow` asks for, and with the LoRA adapter. With repairs, flash
-/// attention is turned off and there is a [`Control`]. The adapter must outlive the context.
+/// Makes a context of `model` with the repairs that `stepflow` asks for, and with the LoRA adapter. With repairs, there is
+/// a [`Control`]. The adapter must outlive the context.
 ///
 /// # Errors
 /// When a setting is wrong, the model offers StepFlow no place, or llama.cpp fails.
@@ -24,8 +25,8 @@ pub fn open(
     let mut hook: Option<Box<dyn Hook>> = None;
     let mut control = None;
     if stepflow.is_on() {
-        check_hookable(&model, &context)?;
-        context.flash_attention = FlashAttention::Off;
+        check_hookable(&model)?;
+        context.flash_attention = flash_attention(&model, &context)?;
         let repair = Repair::new(stepflow, model.n_layer(), context.n_threads.max(1) as usize)?;
         control = Some(repair.control());
         hook = Some(Box::new(repair));
@@ -66,13 +67,11 @@ pub fn warm_up(context: &mut Context, stepflow: Option<&Control>) -> Result<(), 
 }
 
 /// What can be told before the first decode.
-fn check_hookable(model: &Model, context: &ContextParams) -> Result<(), EngineError> {
+fn check_hookable(model: &Model) -> Result<(), EngineError> {
     let reason = if model.is_recurrent() {
         "the model keeps a recurrent state and has no attention over earlier tokens"
     } else if model.has_encoder() {
         "the model has an encoder, and StepFlow is made for decoders"
-    } else if !context.type_v.is_float() {
-        "a quantized V cache needs flash attention, which StepFlow does without; use -ctv f16"
     } else {
         return Ok(());
     };
@@ -82,7 +81,7 @@ fn check_hookable(model: &Model, context: &ContextParams) -> Result<(), EngineEr
 /// What can be told only after a decode.
 pub(super) fn check_offered(context: &Context, stepflow: Option<&Control>) -> Result<(), EngineError> {
     if stepflow.is_some() && !context.offers_attention() {
-        let reason = "its graph has no softmax over cached keys (a recurrent or unusual architecture)";
+        let reason = "its graph has no attention over cached keys (a recurrent or unusual architecture)";
         return Err(EngineError::NotHookable(reason.to_owned()));
     }
     Ok(())

@@ -1,10 +1,14 @@
 //! StepFlow as a graph hook: joins the arithmetic of [`crate::stepflow`] to the attention that llama.cpp computes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use crate::kernels::host::{RowKeys, bridge_row, inject_row};
+use crate::kernels::attend::{Momentum, Outcome, Plan, RowWork};
+use crate::kernels::host::{Bridged, RowKeys, bridge_row, inject_row};
 use crate::kernels::{SfOebOutcome, SfSmiOutcome};
-use crate::llama::{Attention, Cells, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, HookError, Point, Row};
+use crate::llama::{
+    Attention, Cells, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, HookError, Point, Row,
+};
 use crate::stepflow::oeb::Group;
 use crate::stepflow::{ConfigError, Kernels, LayerStats, StepFlowConfig, Window};
 use crate::trace::Segment;
@@ -16,6 +20,10 @@ use super::settings::{Injection, Selected, Settings};
 /// Below this many probabilities a layer is bridged on the calling thread: starting threads would cost more.
 const PARALLEL_FROM: usize = 1 << 19;
 
+/// Up to so many rows, those that are treated at all go through our kernel in every layer: it goes through the cache faster
+/// than llama.cpp does for single rows. Larger batches are prompts, of which llama.cpp reads the cache once for many rows.
+const MAX_ROWS_IN_ALL_LAYERS: usize = 16;
+
 /// The repairs of one context: a [`Hook`]. Every sequence is treated by its own settings, see [`Control`].
 pub struct Repair {
     n_threads: usize,
@@ -26,6 +34,12 @@ pub struct Repair {
     starts: Selected,
     /// Visible keys of rows in `bridged`, per mask of this micro-batch: layers that share a mask share the work.
     keys: HashMap<(usize, usize), HashMap<usize, RowKeys>>,
+    /// The same for fused attention, of all rows that are treated in any layer.
+    plans: HashMap<(usize, usize), HashMap<usize, Arc<Plan>>>,
+    /// Whether any row of this micro-batch is treated where attention runs fused.
+    wants_fused: bool,
+    /// Whether treated rows go through our kernel in all layers of this micro-batch.
+    in_all_layers: bool,
     on_device: OnDevice,
 }
 
@@ -41,6 +55,9 @@ impl Repair {
             bridged: Selected::new(Point::Attention),
             starts: Selected::new(Point::HeadOutput),
             keys: HashMap::new(),
+            plans: HashMap::new(),
+            wants_fused: false,
+            in_all_layers: false,
             on_device: OnDevice::default(),
         })
     }
@@ -97,6 +114,20 @@ fn row_keys(attention: &Attention<'_>, row: usize) -> RowKeys {
     }))
 }
 
+/// The visible cells of `row`, as our kernel goes through them.
+fn plan(attention: &FusedAttention<'_>, row: usize) -> Arc<Plan> {
+    let own = attention.rows[row].segment;
+    Arc::new(Plan::new(attention.mask_row(row).enumerate().map(|(cell, bias)| {
+        let seen = bias > f32::NEG_INFINITY;
+        seen.then(|| (group(own, attention.cells.get(cell).map(|cell| cell.segment)), bias))
+    })))
+}
+
+/// Whether OEB can change a row: one that it cannot is llama.cpp's to compute, bit for bit.
+fn is_bridging((_, settings): &(usize, &Settings)) -> bool {
+    settings.tau_max > 0.0
+}
+
 /// How a row of segment `own` sees a key of segment `key`.
 fn group(own: Segment, key: Option<Segment>) -> Group {
     match key {
@@ -109,7 +140,10 @@ fn group(own: Segment, key: Option<Segment>) -> Group {
 impl Hook for Repair {
     fn begin(&mut self, rows: &[Row]) {
         self.keys.clear();
+        self.plans.clear();
+        self.in_all_layers = rows.len() <= MAX_ROWS_IN_ALL_LAYERS;
         self.on_device.begin();
+        self.wants_fused = false;
         self.bridged.clear();
         self.starts.clear();
         if !self.control.is_on() {
@@ -126,12 +160,60 @@ impl Hook for Repair {
                 self.starts.push(i, settings);
             }
         }
+        let bridged = self.bridged.of_any_layer(0, rows.len()).filter(is_bridging);
+        self.wants_fused = bridged.chain(self.starts.of_any_layer(0, rows.len())).next().is_some();
     }
 
     fn wants(&self, point: Point, layer: usize) -> bool {
         match point {
             Point::Attention => self.bridged.wants(layer),
             Point::HeadOutput => self.starts.wants(layer),
+        }
+    }
+
+    fn wants_fused(&self) -> bool {
+        self.wants_fused
+    }
+
+    fn fused(&mut self, attention: &FusedAttention<'_>) -> Result<Vec<RowWork>, HookError> {
+        let FusedAttention { layer, first_row, rows, cells, .. } = *attention;
+        let mut work: BTreeMap<usize, RowWork> = BTreeMap::new();
+        let none = |row| RowWork { stream: 0, row, plan: None, tau_max: None, momentum: None };
+        for (row, settings) in self.bridged.of_layer(layer, first_row, rows.len()).filter(is_bridging) {
+            work.insert(row, RowWork { tau_max: Some(settings.tau_max), ..none(row) });
+        }
+        let visible = |row, cell| attention.visible(row, cell);
+        for Injection { row, cells, alpha } in self.injections(layer, first_row, rows, cells, visible) {
+            let cells = cells.into_iter().map(|cell| cell as u32).collect();
+            work.entry(row).or_insert_with(|| none(row)).momentum = Some(Momentum { cells, alpha });
+        }
+        if self.in_all_layers {
+            let bridged = self.bridged.of_any_layer(first_row, rows.len()).filter(is_bridging);
+            let treated = bridged.chain(self.starts.of_any_layer(first_row, rows.len()));
+            treated.for_each(|(row, _)| _ = work.entry(row).or_insert_with(|| none(row)));
+        }
+        let plans = self.plans.entry(attention.mask_key()).or_default();
+        for (row, work) in &mut work {
+            if self.in_all_layers || work.tau_max.is_some() {
+                work.plan = Some(plans.entry(*row).or_insert_with(|| plan(attention, *row)).clone());
+            }
+        }
+        Ok(work.into_values().collect())
+    }
+
+    fn fused_done(&mut self, layer: usize, row: &Row, outcomes: &[Outcome]) {
+        let mut counted = LayerStats::default();
+        for Bridged { before, after, changed } in outcomes.iter().filter_map(|outcome| outcome.bridged) {
+            counted.add_row(before, after, changed);
+        }
+        let (added, total) =
+            outcomes.iter().fold((0.0, 0.0), |(added, total), Outcome { injected: (a, t), .. }| (added + a, total + t));
+        let mut shared = self.control.lock();
+        if added > 0.0 || total > 0.0 {
+            counted.merge(&injection(added, total));
+        }
+        if counted != LayerStats::default() {
+            shared.count(row, layer, Kernels::Fused, &counted);
         }
     }
 

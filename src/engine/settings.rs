@@ -81,6 +81,13 @@ impl Selected {
         self.rows.push((row, index));
     }
 
+    /// Those of the `n` rows from `first` on that are looked at in some layer, counted from `first`.
+    pub fn of_any_layer(&self, first: usize, n: usize) -> impl Iterator<Item = (usize, &Settings)> {
+        let before = |end: usize| self.rows.partition_point(|(row, _)| *row < end);
+        let inside = self.rows[before(first)..before(first + n)].iter();
+        inside.map(move |(row, settings)| (row - first, &*self.settings[*settings]))
+    }
+
     /// Whether any row is looked at in `layer`.
     pub fn wants(&self, layer: usize) -> bool {
         self.settings.iter().any(|settings| settings.layers(self.point).contains(&layer))
@@ -88,10 +95,6 @@ impl Selected {
 
     /// Those of the `n` rows from `first` on that are looked at in `layer`, counted from `first`.
     pub fn of_layer(&self, layer: usize, first: usize, n: usize) -> impl Iterator<Item = (usize, &Settings)> {
-        let before = |end: usize| self.rows.partition_point(|(row, _)| *row < end);
-        let inside = self.rows[before(first)..before(first + n)].iter();
-        inside
-            .map(move |(row, settings)| (row - first, &*self.settings[*settings]))
-            .filter(move |(_, settings)| settings.layers(self.point).contains(&layer))
+        self.of_any_layer(first, n).filter(move |(_, settings)| settings.layers(self.point).contains(&layer))
     }
 }

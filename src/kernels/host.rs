@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::stepflow::oeb::{Group, Mass, factors};
+use crate::stepflow::oeb::{Factors, Group, Mass, factors};
 
 /// Neighbouring cells of one group. Masked cells may lie inside: their probability is 0.
 pub type Span = (Range<usize>, Group);
@@ -52,35 +52,30 @@ pub struct Bridged {
     pub changed: bool,
 }
 
+impl Bridged {
+    /// What `factors` do to a row of these masses.
+    pub(super) fn of(mass: Mass, factors: Option<Factors>) -> Self {
+        let before = mass.bridge_share();
+        let Some(Factors { same, bridge, other }) = factors else {
+            return Self { before, after: before, changed: false };
+        };
+        let after = Mass { same: mass.same * same, bridge: mass.bridge * bridge, other: mass.other * other };
+        Self { before, after: after.bridge_share(), changed: true }
+    }
+}
+
 /// Bridges one row in place. `row` is `[n_kv]` after the softmax; see [`factors`] for the formula.
 pub fn bridge_row(row: &mut [f32], keys: &RowKeys, tau_max: f32, sinks: bool) -> Bridged {
     let mut mass = Mass::default();
     for (span, group) in &keys.spans {
-        let total = sum(&row[span.clone()]);
-        match group {
-            Group::Same => mass.same += total,
-            Group::Bridge => mass.bridge += total,
-            Group::Other => mass.other += total,
-        }
+        *mass.of_mut(*group) += sum(&row[span.clone()]);
     }
-    let before = mass.bridge_share();
-    let Some(factors) = factors(mass, keys.n_same, keys.n_bridge, f64::from(tau_max), sinks) else {
-        return Bridged { before, after: before, changed: false };
-    };
-    for (span, group) in &keys.spans {
-        let factor = match group {
-            Group::Same => factors.same,
-            Group::Bridge => factors.bridge,
-            Group::Other => factors.other,
-        } as f32;
+    let factors = factors(mass, keys.n_same, keys.n_bridge, f64::from(tau_max), sinks);
+    for (span, group) in keys.spans.iter().filter(|_| factors.is_some()) {
+        let factor = factors.map_or(1.0, |factors| factors.of(*group)) as f32;
         row[span.clone()].iter_mut().for_each(|p| *p *= factor);
     }
-    let after = Mass {
-        same: mass.same * factors.same,
-        bridge: mass.bridge * factors.bridge,
-        other: mass.other * factors.other,
-    };
-    Bridged { before, after: after.bridge_share(), changed: true }
+    Bridged::of(mass, factors)
 }
 
 /// Adds `alpha` times the mean of the window to one head's output. `sum` is the sum over `n_cells` values, `[head_dim]`.

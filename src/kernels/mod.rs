@@ -1,6 +1,7 @@
 //! OEB, SMI and probes on the data of a running graph, by where it lies: [`host`] works on host memory, [`Device`] has
 //! the kernels of a GPU (kernels/ in the repository). `stepflow::stepflow` holds the oracle.
 
+pub mod attend;
 mod device;
 mod ffi;
 pub mod host;

@@ -171,6 +171,7 @@ pub struct Context {
     batch: LlamaBatch<'static>,
     n_ubatch: usize,
     streams: bool,
+    flash_attention: FlashAttention,
     model: Arc<Model>,
 }
 
@@ -179,7 +180,8 @@ pub struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    /// Creates a context of `model`. With a hook, flash attention must be off for the hook to see anything.
+    /// Creates a context of `model`. With flash attention, a hook sees no softmax, but can have rows computed by the
+    /// kernel of `kernels::attend`.
     ///
     /// # Errors
     /// When it is larger than any model needs, or llama.cpp cannot, mostly for want of memory.
@@ -216,7 +218,8 @@ impl Context {
         let inner = Self::create(&model, raw, n_ctx)?;
         let batch = LlamaBatch::new(inner.n_batch() as usize, 1);
         let n_ubatch = inner.n_ubatch() as usize;
-        Ok(Self { inner, state, interrupt, batch, n_ubatch, streams: params.streams, model })
+        let (streams, flash_attention) = (params.streams, params.flash_attention);
+        Ok(Self { inner, state, interrupt, batch, n_ubatch, streams, flash_attention, model })
     }
 
     fn create(model: &Model, raw: LlamaContextParams, n_ctx: u32) -> Result<LlamaContext<'static>, LlamaError> {
@@ -234,6 +237,11 @@ impl Context {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Flash attention, as it was asked for.
+    pub fn flash_attention(&self) -> FlashAttention {
+        self.flash_attention
     }
 
     /// Tokens that fit.
@@ -278,6 +286,9 @@ impl Context {
         }
         take_complaint();
         let outcome = self.inner.decode(&mut self.batch);
+        if let Some(state) = &mut self.state {
+            state.end(outcome.is_ok());
+        }
         let failure = match (self.state.as_mut().and_then(|state| state.error.take()), outcome) {
             (Some(message), _) => LlamaError::Hook(message),
             (None, Ok(())) => return Ok(()),

@@ -15,6 +15,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// What it is.
     pub description: String,
+    /// Whether it is a GPU, to which layers can go.
+    pub is_gpu: bool,
     /// Its backend and its number there.
     pub place: Place,
     /// Bytes of memory in all; 0 where the backend does not tell.
@@ -35,7 +37,9 @@ pub fn devices() -> Vec<DeviceInfo> {
                 let device = sys::ggml_backend_reg_dev_get(backend, ordinal);
                 let (mut free, mut total) = (0, 0);
                 sys::ggml_backend_dev_memory(device, &mut free, &mut total);
+                let kind = sys::ggml_backend_dev_type(device);
                 devices.push(DeviceInfo {
+                    is_gpu: kind == sys::GGML_BACKEND_DEVICE_TYPE_GPU || kind == sys::GGML_BACKEND_DEVICE_TYPE_IGPU,
                     name: text(sys::ggml_backend_dev_name(device)),
                     description: text(sys::ggml_backend_dev_description(device)),
                     place: Place { backend: backend_name, ordinal: ordinal as u32 },

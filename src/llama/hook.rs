@@ -1,5 +1,6 @@
 //! Hooks: code that is shown the attention of a layer while the graph runs, and may change it in place.
 
+use crate::kernels::attend::{Outcome, RowWork};
 use crate::kernels::{AttentionData, HeadOutputData, Place};
 
 use super::Row;
@@ -51,6 +52,26 @@ pub trait Hook: Send {
     fn head_output_on_device(&mut self, output: &DeviceHeadOutput<'_>) -> Result<bool, HookError> {
         let _ = output;
         Ok(false)
+    }
+
+    /// Whether rows of this micro-batch are to be computed or changed where attention runs fused.
+    fn wants_fused(&self) -> bool {
+        false
+    }
+
+    /// Fused attention of a layer, before it runs, in host memory: what our own kernel is to do, and to which rows. Rows that
+    /// are left out are llama.cpp's. `stream` of the work is set by the caller.
+    ///
+    /// # Errors
+    /// Anything; it ends the decode.
+    fn fused(&mut self, attention: &FusedAttention<'_>) -> Result<Vec<RowWork>, HookError> {
+        let _ = attention;
+        Ok(Vec::new())
+    }
+
+    /// What came of it: `outcomes` of `row`, one a head.
+    fn fused_done(&mut self, layer: usize, row: &Row, outcomes: &[Outcome]) {
+        let _ = (layer, row, outcomes);
     }
 
     /// The head outputs of a layer.
@@ -106,6 +127,38 @@ impl Attention<'_> {
     pub fn row_mut(&mut self, head: usize, row: usize) -> &mut [f32] {
         let start = (head * self.rows.len() + row) * self.n_kv;
         &mut self.probs[start..start + self.n_kv]
+    }
+}
+
+/// Attention of one layer that runs fused: it never forms a softmax.
+pub struct FusedAttention<'a> {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// Cells of the cache that the graph looks at; at least every visible one.
+    pub n_kv: usize,
+    /// Where `rows` begin in the micro-batch. A context with streams shows one sequence at a time.
+    pub first_row: usize,
+    /// The tokens whose attention this is.
+    pub rows: &'a [Row],
+    /// What the cells hold.
+    pub cells: &'a Cells,
+    pub(super) mask: Mask<'a>,
+}
+
+impl FusedAttention<'_> {
+    /// What the mask adds to the scores of a row, cell by cell; minus infinity where it hides.
+    pub fn mask_row(&self, row: usize) -> impl Iterator<Item = f32> {
+        self.mask.row(row, self.n_kv)
+    }
+
+    /// As [`Attention::visible`].
+    pub fn visible(&self, row: usize, cell: usize) -> bool {
+        cell < self.n_kv && self.mask.visible(row, cell)
+    }
+
+    /// As [`Attention::mask_key`].
+    pub fn mask_key(&self) -> (usize, usize) {
+        self.mask.key()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod chat;
 mod context;
 mod devices;
 mod error;
+mod fused;
 mod gradient;
 mod hook;
 mod model;
@@ -27,7 +28,7 @@ pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS
 pub use devices::{DeviceInfo, backends, devices};
 pub use error::{HookError, LlamaError};
 pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
-pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, Point};
+pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
 pub use model::{Adapter, Model, ModelParams, Token};
 pub use quantize::quantize;
 pub use sampler::Candidates;

@@ -11,7 +11,7 @@ use crate::gguf::Gguf;
 
 use super::LlamaError;
 use super::backend::{backend, take_complaint};
-use super::devices::backends;
+use super::devices::{backends, devices};
 use super::stack::on_stack;
 
 /// Texts of more bytes are tokenized on a stack of their own: where llama.cpp splits words by std::regex, that recurses
@@ -53,6 +53,7 @@ pub struct Model {
     pub(super) creating: Mutex<()>,
     metadata: Gguf,
     path: PathBuf,
+    n_gpu_layers: u32,
 }
 
 /// A LoRA adapter, loaded for one model.
@@ -81,7 +82,7 @@ impl Model {
             path: path.to_owned(),
             reason: take_complaint().unwrap_or_else(|| error.to_string()),
         })?;
-        Ok(Self { inner, creating: Mutex::new(()), metadata, path: path.to_owned() })
+        Ok(Self { inner, creating: Mutex::new(()), metadata, path: path.to_owned(), n_gpu_layers })
     }
 
     /// Loads a LoRA adapter for this model.
@@ -100,6 +101,11 @@ impl Model {
     /// The file it was loaded from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether layers of it run on a GPU.
+    pub fn is_offloaded(&self) -> bool {
+        self.n_gpu_layers > 0 && devices().iter().any(|device| device.is_gpu)
     }
 
     /// The file's metadata.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use llama_cpp_sys_2 as sys;
 
+use crate::kernels::attend::{Cache, Floats, Kind, Layer};
 use crate::kernels::{AttentionData, HeadOutputData, Place, SfAttention, SfHeadOutput};
 
 use super::error::HookError;
@@ -67,6 +68,30 @@ impl<'g> Tensor<'g> {
     pub fn owner(&self) -> Tensor<'g> {
         // SAFETY: a view's owner outlives the view.
         unsafe { Tensor::new(self.get().view_src) }.unwrap_or(*self)
+    }
+
+    /// What a cast makes 16-bit floats of, where it is one: a cache of 32-bit floats.
+    pub fn before_cast(self) -> Self {
+        self.source(0).filter(|_| self.op() == sys::GGML_OP_CPY).unwrap_or(self)
+    }
+
+    /// It as K or V of `dim` elements a cell and head: `[dim, n_kv, n_head_kv, n_streams]`.
+    fn cache(&self, dim: usize) -> Result<Cache, HookError> {
+        let raw = self.get();
+        let kind = match raw.type_ {
+            sys::GGML_TYPE_F32 => Kind::F32,
+            sys::GGML_TYPE_F16 => Kind::F16,
+            sys::GGML_TYPE_BF16 => Kind::Bf16,
+            sys::GGML_TYPE_Q8_0 => Kind::Q8_0,
+            sys::GGML_TYPE_Q4_0 => Kind::Q4_0,
+            other => {
+                // SAFETY: ggml has traits of every type of a valid tensor, for as long as the program runs.
+                let to_float = unsafe { (*sys::ggml_get_type_traits(other)).to_float };
+                Kind::Other(to_float.ok_or_else(|| format!("no way to read a cache of {}", self.type_name()))?)
+            }
+        };
+        let [_, cell, head, stream] = raw.nb;
+        Ok(Cache { data: raw.data.cast_const().cast(), kind, dim, cell, head, stream })
     }
 
     fn type_name(&self) -> String {
@@ -259,6 +284,15 @@ impl<'g> Mask<'g> {
         Self { stream, ..self.clone() }
     }
 
+    /// What the mask adds to the scores of a row, cell by cell; minus infinity where it hides.
+    pub(super) fn row(&self, row: usize, n_kv: usize) -> impl Iterator<Item = f32> {
+        let (kind, width) = (self.kind, width(self.kind));
+        let start = self.stream * self.stream_stride + row * self.row_stride;
+        let bytes = &self.bytes[start..start + n_kv * width];
+        // Most are zero, in which no byte is set.
+        bytes.chunks_exact(width).map(move |b| if b.iter().all(|b| *b == 0) { 0.0 } else { element(kind, b) })
+    }
+
     pub(super) fn visible(&self, row: usize, cell: usize) -> bool {
         let width = width(self.kind);
         let at = self.stream * self.stream_stride + row * self.row_stride + cell * width;
@@ -336,6 +370,60 @@ impl<'g> Values<'g> {
         }
         self.decode(&bytes, width).collect()
     }
+}
+
+/// What our kernel needs to know of a flash attention in host memory.
+pub(super) fn fused_layer(node: Tensor<'_>) -> Result<Layer, HookError> {
+    let source = |index: usize| node.source(index).ok_or("flash attention without queries, keys or values");
+    let (queries, keys, values) = (source(0)?, source(1)?.before_cast(), source(2)?.before_cast());
+    let sinks = node.source(4);
+    if let Some(elsewhere) =
+        [Some(node), Some(queries), Some(keys), Some(values), sinks].into_iter().flatten().find(|t| !t.is_host())
+    {
+        let place = elsewhere.place().map_or("a device", |place| place.backend);
+        return Err(format!("StepFlow has no kernel for flash attention on {place}; use -fa off").into());
+    }
+    queries.check_f32()?;
+    node.check_contiguous_f32()?;
+    let [dim, _, n_head, _] = queries.shape();
+    let [value_dim, _, n_head_kv, _] = values.shape();
+    if keys.shape()[0] != dim || keys.shape()[2] != n_head_kv || n_head % n_head_kv != 0 {
+        return Err("flash attention whose keys and values have different heads".into());
+    }
+    let (q, n) = (queries.get(), node.get());
+    let parameter = |index: usize| f32::from_bits(n.op_params[index].cast_unsigned());
+    let floats = |bytes: usize| bytes / size_of::<f32>();
+    Ok(Layer {
+        queries: Floats {
+            data: q.data.cast_const().cast(),
+            row: floats(q.nb[1]),
+            head: floats(q.nb[2]),
+            stream: floats(q.nb[3]),
+        },
+        keys: keys.cache(dim)?,
+        values: values.cache(value_dim)?,
+        output: Floats { data: n.data.cast(), row: floats(n.nb[2]), head: floats(n.nb[1]), stream: floats(n.nb[3]) },
+        sinks: sinks.map_or(std::ptr::null(), |sinks| sinks.get().data.cast_const().cast()),
+        n_head,
+        n_head_kv,
+        scale: parameter(0),
+        softcap: parameter(2),
+        slopes: slopes(n_head, parameter(1)),
+    })
+}
+
+/// What heads multiply the mask by (ALiBi), as ggml does it; none without a bias.
+fn slopes(n_head: usize, max_bias: f32) -> Vec<f32> {
+    if max_bias <= 0.0 {
+        return Vec::new();
+    }
+    let below = 1usize << n_head.ilog2();
+    let (m0, m1) = (2f32.powf(-max_bias / below as f32), 2f32.powf(-max_bias / 2.0 / below as f32));
+    let slope = |head: usize| match head.checked_sub(below) {
+        None => m0.powf((head + 1) as f32),
+        Some(past) => m1.powf((2 * past + 1) as f32),
+    };
+    (0..n_head).map(slope).collect()
 }
 
 /// The probabilities of one stream that `softmax` holds, in the memory of a device that has the mask too; `None` where no

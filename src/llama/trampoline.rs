@@ -10,8 +10,10 @@ use llama_cpp_sys_2 as sys;
 use super::Row;
 use super::cells::{Caches, Cells, Streams};
 use super::error::HookError;
-use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, HeadOutput, Hook, Point};
+use super::fused::{Done, Fused};
+use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
 use super::tensor::{Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
+use crate::kernels::attend::RowWork;
 
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
@@ -23,6 +25,11 @@ pub(super) struct State {
     keys: HashMap<usize, usize>,
     /// Of the running graph: the softmax of each layer. What follows it may be given a copy that knows no mask.
     softmaxes: HashMap<usize, NonNull<sys::ggml_tensor>>,
+    /// Of the running graph: flash attention whose output is not read yet.
+    flash: Option<NonNull<sys::ggml_tensor>>,
+    /// Of the running graph: the layer that the last node with a number in its name belongs to.
+    layer: usize,
+    fused: Fused,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
     pub error: Option<String>,
@@ -37,6 +44,9 @@ impl State {
             read_masks: ReadMasks::default(),
             keys: HashMap::new(),
             softmaxes: HashMap::new(),
+            flash: None,
+            layer: 0,
+            fused: Fused::default(),
             offers_attention: false,
             error: None,
         }
@@ -50,13 +60,47 @@ impl State {
         self.read_masks.clear();
         self.keys.clear();
         self.softmaxes.clear();
+        self.flash = None;
         self.error = None;
         self.hook.begin(&self.rows);
     }
 
+    /// The decode is over: the graph is made as llama.cpp built it again. `ran` says whether it ran to its end.
+    pub fn end(&mut self, ran: bool) {
+        let done = self.fused.take();
+        if self.error.is_some() || !ran {
+            return;
+        }
+        match done {
+            Ok(layers) => layers.into_iter().for_each(|done| self.report(&done)),
+            Err(message) => self.error = Some(message),
+        }
+    }
+
+    fn report(&mut self, done: &Done) {
+        let n_head = done.outcomes.len() / done.rows.len().max(1);
+        for (work, outcomes) in done.rows.iter().zip(done.outcomes.chunks(n_head.max(1))) {
+            let row = &self.rows[work.stream * done.n_rows + work.row];
+            self.hook.fused_done(done.layer, row, outcomes);
+        }
+    }
+
     /// Asked before the node runs: whether to stop after it.
     fn ask(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
+        self.layer = number_of(node.name()).unwrap_or(self.layer);
+        if let Some(flash) = self.flash.filter(|flash| node.source(0).is_some_and(|source| source.raw() == *flash)) {
+            self.flash = None;
+            // SAFETY: a node of the graph that runs now: it is forgotten when the next one begins.
+            return unsafe { Tensor::new(flash.as_ptr()) }
+                .map_or(Ok(()), |flash| self.put(flash, node))
+                .map(|()| false);
+        }
         match node.op() {
+            sys::GGML_OP_FLASH_ATTN_EXT => {
+                self.offers_attention = true;
+                self.flash = self.hook.wants_fused().then_some(node.raw());
+                Ok(false)
+            }
             sys::GGML_OP_SET_ROWS => self.follow_write(node).map(|()| false),
             sys::GGML_OP_SOFT_MAX => {
                 let Some(layer) = layer_of(node.name(), b"kq_soft_max-") else { return Ok(false) };
@@ -73,6 +117,31 @@ impl State {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Puts our kernel into the graph where the hook wants it; `view` is what the output of `flash` is read through.
+    fn put(&mut self, flash: Tensor<'_>, view: Tensor<'_>) -> Result<(), HookError> {
+        let layer = self.layer;
+        let [_, _, n_rows, n_streams] = flash.shape();
+        self.check_rows(n_rows * n_streams)?;
+        let keys = flash.source(1).ok_or("flash attention without keys")?;
+        let n_kv = keys.shape()[1];
+        let cache = cache_of(keys.before_cast()).ok_or("attention over keys that are in no cache")?;
+        self.keys.insert(layer, cache);
+        let mask = flash.source(3).ok_or("attention without a mask")?;
+        if mask.op() != sys::GGML_OP_NONE || !mask.is_host() {
+            return Err("StepFlow needs to know the attention mask before the graph runs; use -fa off".into());
+        }
+        let Self { hook, caches, rows, read_masks, keys, .. } = self;
+        let streams = streams_of(caches, keys, layer)?;
+        let mask = Mask::new(mask, read_masks)?;
+        let mut all = Vec::new();
+        for (stream, rows) in rows.chunks(n_rows).enumerate() {
+            let (mask, cells, first_row) = (mask.of_stream(stream), cells_of(streams, rows)?, stream * n_rows);
+            let attention = FusedAttention { layer, n_kv, first_row, rows, cells, mask };
+            all.extend(hook.fused(&attention)?.into_iter().map(|work| RowWork { stream, ..work }));
+        }
+        if all.is_empty() { Ok(()) } else { self.fused.put(flash, view, layer, all) }
     }
 
     /// Whether the mask has to be kept for the head output that follows: later its memory may hold something else.
@@ -256,6 +325,11 @@ fn cache_of(keys: Tensor<'_>) -> Option<usize> {
     let name = std::str::from_utf8(keys.owner().name()).ok()?;
     let (_, number) = name.split_once("cache_k_l")?;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The number that a name ends in, such as `Qcur-12`.
+fn number_of(name: &[u8]) -> Option<usize> {
+    std::str::from_utf8(name).ok()?.rsplit_once('-')?.1.parse().ok()
 }
 
 /// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.

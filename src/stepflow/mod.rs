@@ -1,6 +1,7 @@
 //! Odds-Equal Bridge (OEB) and Step Momentum Injection (SMI) as plain arithmetic: the formulas, their configuration and
 //! their statistics (arXiv 2604.06695, section 4). Nothing here knows llama.cpp; every kernel is checked against this.
 
+pub mod attend;
 mod config;
 mod layers;
 pub mod oeb;

@@ -41,10 +41,30 @@ pub struct Factors {
 }
 
 impl Mass {
+    /// The mass of a group.
+    pub fn of_mut(&mut self, group: Group) -> &mut f64 {
+        match group {
+            Group::Same => &mut self.same,
+            Group::Bridge => &mut self.bridge,
+            Group::Other => &mut self.other,
+        }
+    }
+
     /// Share of the bridged group among all keys, sinks left out: the `pB` of the formulas, in 0..=1.
     pub fn bridge_share(&self) -> f64 {
         let keys = self.same + self.bridge + self.other;
         if keys > 0.0 { self.bridge / keys } else { 0.0 }
+    }
+}
+
+impl Factors {
+    /// The factor of a group.
+    pub fn of(&self, group: Group) -> f64 {
+        match group {
+            Group::Same => self.same,
+            Group::Bridge => self.bridge,
+            Group::Other => self.other,
+        }
     }
 }
 
@@ -88,12 +108,7 @@ pub fn bridge_row(probs: &mut [f64], groups: &[Option<Group>], tau_max: f64, sin
     }
     let Some(factors) = factors(mass, n_same, n_bridge, tau_max, sinks) else { return false };
     for (p, group) in probs.iter_mut().zip(groups) {
-        match group {
-            Some(Group::Same) => *p *= factors.same,
-            Some(Group::Bridge) => *p *= factors.bridge,
-            Some(Group::Other) => *p *= factors.other,
-            None => {}
-        }
+        *p *= group.map_or(1.0, |group| factors.of(group));
     }
     true
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 /// What worked on a layer, by where its data lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
+    /// Host memory, inside flash attention.
+    Fused,
     /// Host memory, in place.
     Host,
     /// The memory of a device that there are no kernels for: read, changed on the host, and written back.
@@ -28,6 +30,7 @@ impl Kernels {
     /// A word for it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Fused => "fused",
             Self::Host => "host",
             Self::ReadBack => "read-back",
             Self::Cuda => "cuda",

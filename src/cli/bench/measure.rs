@@ -16,8 +16,6 @@ const WARM_UP: usize = 4;
 pub struct Arm {
     /// Its name in the results.
     pub name: &'static str,
-    /// How its attention runs.
-    pub flash_attention: FlashAttention,
     context: Context,
     /// By how much the process grew while this arm ran, in bytes.
     growth: i64,
@@ -33,8 +31,13 @@ pub struct Samples {
 
 impl Arm {
     /// An arm that runs in `context`.
-    pub fn new(name: &'static str, flash_attention: FlashAttention, context: Context) -> Self {
-        Self { name, flash_attention, context, growth: 0 }
+    pub fn new(name: &'static str, context: Context) -> Self {
+        Self { name, context, growth: 0 }
+    }
+
+    /// How its attention runs.
+    pub fn flash_attention(&self) -> FlashAttention {
+        self.context.flash_attention()
     }
 
     /// Decodes rows that follow on what the cache holds, and waits for their logits.

@@ -11,7 +11,7 @@ mod plan;
 mod record;
 
 use stepflow::engine::{self, EngineError};
-use stepflow::llama::{FlashAttention, LlamaError};
+use stepflow::llama::LlamaError;
 use stepflow::stepflow::StepFlowConfig;
 
 use super::flags::ContextArgs;
@@ -38,10 +38,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     engine::warm_up(&mut context, control.as_ref())?;
     let (mut baseline, none) = engine::open(model.clone(), &params, &StepFlowConfig::default(), adapter.as_mut())?;
     engine::warm_up(&mut baseline, none.as_ref())?;
-    let mut arms = [
-        Arm::new("baseline", params.flash_attention, baseline),
-        Arm::new(arm_name(&stepflow), FlashAttention::Off, context),
-    ];
+    let mut arms = [Arm::new("baseline", baseline), Arm::new(arm_name(&stepflow), context)];
     let setting = Setting::new(&model, &params, args.model.n_gpu_layers);
     let mut records = Vec::new();
     let outcome = interrupt.during(|| measure_all(&tests, args.repetitions, &setting, &mut arms, &mut records));

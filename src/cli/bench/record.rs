@@ -92,7 +92,7 @@ impl Record {
         let compared = |of: fn(&[f64]) -> f64| (index > 0).then(|| of(&samples.ratios));
         Self {
             setting: setting.clone(),
-            flash_attn: match arm.flash_attention {
+            flash_attn: match arm.flash_attention() {
                 FlashAttention::Auto => -1,
                 FlashAttention::Off => 0,
                 FlashAttention::On => 1,

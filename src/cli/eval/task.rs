@@ -6,11 +6,10 @@ use anyhow::bail;
 use sha2::{Digest, Sha256};
 use stepflow::engine::{self, Message, Parallel, SamplingParams, SessionParams};
 use stepflow::eval::{Format, Problem, problem};
-use stepflow::llama::{FlashAttention, Model, Token};
+use stepflow::llama::{Model, Token};
 use stepflow::stepflow::StepFlowConfig;
 
 use super::args::TaskArgs;
-use crate::cli::flags::Switch;
 use crate::cli::setup::{self, Interrupt};
 use crate::cli::{input, output, report};
 
@@ -53,9 +52,6 @@ impl Task {
         if args.model.lora()?.is_some() {
             bail!("--lora is not taken here; merge the adapter into the model first");
         }
-        if args.context.flash_attn == Switch::On {
-            say!("stepflow: flash attention is off in every arm: StepFlow works on the softmax, which it never forms");
-        }
         let sampling = sampling(args, &model, samples, seed)?;
         let system = args.system_prompt.as_deref().map(|text| args.escape.read(text));
         let prompts = prompts(args, &model, &problems, system.as_deref())?;
@@ -89,7 +85,7 @@ impl Task {
         let (_, _, markers) = engine::markers_of(&self.model, &self.params);
         let mut context = self.params.context.clone();
         // All arms run the same way, so that they differ in nothing but StepFlow.
-        context.flash_attention = FlashAttention::Off;
+        context.flash_attention = engine::flash_attention(&self.model, &context)?;
         let stepflow = if any_repairs { StepFlowConfig::paper() } else { StepFlowConfig::default() };
         Ok(Parallel::new(self.model.clone(), &context, &stepflow, markers, self.slots)?)
     }

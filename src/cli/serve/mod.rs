@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use stepflow::engine::{EngineError, Slots, load_adapter, markers_of};
+use stepflow::engine::{EngineError, Slots, keeps_flash_attention, load_adapter, markers_of};
 use stepflow::llama::chat::ChatTemplates;
 use stepflow::llama::{ContextParams, Model};
 use stepflow::server::{Options, Ready, Server, Tls};
-use stepflow::stepflow::StepFlowConfig;
 
 use super::exit::{self, Usage};
 use super::flags::{ReasoningFormat, Switch};
@@ -38,9 +37,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
     }
     say!("stepflow: listening on {}, loading the model", urls.join(" "));
-    if !may_repair(args) {
-        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
-    }
     let mut model = setup::load_model(&args.model)?;
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
@@ -48,7 +44,12 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let streams = args.server.parallel.is_some_and(|n| n > 0) && !args.server.kv_unified;
     // Ctrl-C lets what is running finish, so it interrupts no decode.
     let context = ContextParams { streams, interrupt: None, ..params.context };
-    let repairs = Some(&settings).filter(|_| may_repair(args));
+    // Unasked, repairs take flash attention, and what it is worth, from nobody.
+    let may_repair = params.stepflow.is_on() || keeps_flash_attention(&model, &context);
+    if !may_repair {
+        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
+    }
+    let repairs = Some(&settings).filter(|_| may_repair);
     let slots = Slots::new(model.clone(), &context, repairs, markers.clone(), n_slots, adapter.take());
     let slots = match slots {
         Err(EngineError::NotHookable(reason)) if !params.stepflow.is_on() => {
@@ -84,13 +85,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     };
     interrupt.during(|| server.run(slots, end))?;
     Ok(exit::OK)
-}
-
-/// Whether the flags leave repairs a place, for the requests that ask for them: unasked they take flash attention, and
-/// what it is worth, from nobody.
-fn may_repair(args: &ServeArgs) -> bool {
-    let asked = setup::stepflow_config(&args.stepflow).is_ok_and(|config: StepFlowConfig| config.is_on());
-    asked || (args.context.flash_attn == Switch::Off && args.context.cache_type_v.is_float())
 }
 
 fn ready_line(ready: &Ready, n_slots: usize, streams: bool, urls: &[String]) -> String {

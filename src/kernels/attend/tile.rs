@@ -1,0 +1,177 @@
+//! The work on a tile of cells: scores of some heads, their exponentials, and sums of values by them.
+//!
+//! Loops count heads and blocks by themselves: iterators over arrays of registers would have them copied to memory.
+#![allow(clippy::needless_range_loop)]
+
+use super::elements::Elements;
+use super::lanes::{Lanes, exp};
+
+/// Cells of a tile, at most; a multiple of 16.
+pub(super) const TILE: usize = 64;
+
+/// Heads that are worked on at once, at most.
+pub(super) const HEADS: usize = 4;
+
+/// Rows of a cache: the one of cell `cells[i]` begins so many strides after `base`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub base: *const u8,
+    pub stride: usize,
+    pub cells: &'a [u32],
+}
+
+impl Rows<'_> {
+    /// # Safety
+    /// There are more than `at` cells.
+    #[inline(always)]
+    unsafe fn row(&self, at: usize) -> *const u8 {
+        // SAFETY: by this function's contract.
+        self.base.wrapping_add(unsafe { *self.cells.get_unchecked(at) } as usize * self.stride)
+    }
+}
+
+/// How far ahead of a row memory is asked for, in rows.
+const AHEAD: usize = 8;
+
+/// Products of `N` queries, `[N][16 blocks]`, with the keys of a tile: `[N][TILE]`. What is past the last key up to a
+/// multiple of 16 repeats it.
+///
+/// # Safety
+/// As [`Lanes`]; every row of `keys` holds `blocks` blocks, and `keys` has 1 to [`TILE`] cells.
+#[inline(always)]
+pub(super) unsafe fn scores<L: Lanes, E: Elements, const N: usize>(
+    queries: *const f32,
+    blocks: usize,
+    keys: Rows<'_>,
+    out: *mut f32,
+) {
+    let last = keys.cells.len() - 1;
+    for group in 0..keys.cells.len().div_ceil(16) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let mut products = [[L::splat(0.0); 16]; N];
+            for lane in 0..16 {
+                let at = (16 * group + lane).min(last);
+                let row = keys.row(at);
+                L::prefetch(keys.row((at + AHEAD).min(last)));
+                let mut product = [L::splat(0.0); N];
+                for block in 0..blocks {
+                    let key = E::block::<L>(row, block);
+                    for head in 0..N {
+                        let query = L::load(queries.add(16 * (head * blocks + block)));
+                        product[head] = L::fma(key, query, product[head]);
+                    }
+                }
+                for head in 0..N {
+                    products[head][lane] = product[head];
+                }
+            }
+            for head in 0..N {
+                L::store(out.add(head * TILE + 16 * group), L::sums(&products[head]));
+            }
+        }
+    }
+}
+
+/// Turns the first `n` scores of a head into weights relative to the largest so far, `max`, and 0 behind them. Returns
+/// the new largest, what earlier sums have to be multiplied by, and the sum of the weights.
+///
+/// # Safety
+/// As [`Lanes`]; `scores` has [`TILE`] places.
+#[inline(always)]
+pub(super) unsafe fn weights<L: Lanes>(scores: *mut f32, n: usize, max: f32) -> (f32, f32, f32) {
+    let groups = n.div_ceil(16);
+    // SAFETY: by this function's contract.
+    unsafe {
+        for past in n..16 * groups {
+            *scores.add(past) = f32::NEG_INFINITY;
+        }
+        let mut largest = L::splat(max);
+        for group in 0..groups {
+            largest = L::max(largest, L::load(scores.add(16 * group)));
+        }
+        let largest = L::largest(largest);
+        // Where all is minus infinity nothing has a weight.
+        let base = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+        let mut sum = L::splat(0.0);
+        for group in 0..groups {
+            let weight = exp::<L>(L::add(L::load(scores.add(16 * group)), L::splat(-base)));
+            L::store(scores.add(16 * group), weight);
+            sum = L::add(sum, weight);
+        }
+        (largest, (max - base).exp(), L::sum(sum))
+    }
+}
+
+/// Adds the values of a tile, by the weights `[N][TILE]` of `N` heads, to their sums `[N][16 blocks]`.
+///
+/// # Safety
+/// As [`Lanes`]; every row of `values` holds `blocks` blocks, and `values` has at most [`TILE`] cells.
+#[inline(always)]
+pub(super) unsafe fn weigh<L: Lanes, E: Elements, const N: usize>(
+    weights: *const f32,
+    values: Rows<'_>,
+    blocks: usize,
+    sums: *mut f32,
+) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let mut block = 0;
+        while block + L::BLOCKS <= blocks {
+            match L::BLOCKS {
+                4 => weigh_blocks::<L, E, N, 4>(weights, values, block, blocks, sums),
+                _ => weigh_blocks::<L, E, N, 1>(weights, values, block, blocks, sums),
+            }
+            block += L::BLOCKS;
+        }
+        for block in block..blocks {
+            weigh_blocks::<L, E, N, 1>(weights, values, block, blocks, sums);
+        }
+    }
+}
+
+/// The same for `B` blocks from `block` on.
+///
+/// # Safety
+/// As [`weigh`].
+#[inline(always)]
+unsafe fn weigh_blocks<L: Lanes, E: Elements, const N: usize, const B: usize>(
+    weights: *const f32,
+    values: Rows<'_>,
+    block: usize,
+    blocks: usize,
+    sums: *mut f32,
+) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let place = |head: usize, i: usize| sums.add(16 * (head * blocks + block + i));
+        let mut sum = [[L::splat(0.0); B]; N];
+        for head in 0..N {
+            for i in 0..B {
+                sum[head][i] = L::load(place(head, i));
+            }
+        }
+        let last = values.cells.len() - 1;
+        for at in 0..values.cells.len() {
+            let row = values.row(at);
+            if block == 0 {
+                L::prefetch(values.row((at + AHEAD).min(last)));
+            }
+            let mut value = [L::splat(0.0); B];
+            for i in 0..B {
+                value[i] = E::block::<L>(row, block + i);
+            }
+            for head in 0..N {
+                let weight = L::splat(*weights.add(head * TILE + at));
+                for i in 0..B {
+                    sum[head][i] = L::fma(weight, value[i], sum[head][i]);
+                }
+            }
+        }
+        for head in 0..N {
+            for i in 0..B {
+                L::store(place(head, i), sum[head][i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Flash attention whose rows our own kernel computes or changes, inside the graph that runs: a node is given our function
+//! for an operation, and ggml's own threads run it.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::kernels::attend::{Attend, Outcome, Processor, RowWork, Scratch};
+
+use super::error::HookError;
+use super::tensor::{Tensor, fused_layer};
+
+/// As `ggml_custom_4d` lays it into a node's parameters.
+#[repr(C)]
+struct Custom {
+    run: unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void),
+    n_tasks: c_int,
+    /// What C leaves unsaid, so that all of it can be compared.
+    padding: c_int,
+    work: *const Attend,
+}
+
+/// So many tasks as there are threads: `GGML_N_TASKS_MAX`.
+const ALL_THREADS: c_int = -1;
+
+type Parameters = [i32; 16];
+
+/// What was put into the graph that runs.
+#[derive(Default)]
+pub(super) struct Fused {
+    swaps: Vec<Swap>,
+    scratch: Arc<Scratch>,
+}
+
+/// A node that was given another operation, and what it was.
+struct Swap {
+    node: NonNull<sys::ggml_tensor>,
+    operation: sys::ggml_op,
+    parameters: Parameters,
+    ours: Parameters,
+    layer: usize,
+    n_rows: usize,
+    work: Box<Attend>,
+}
+
+/// What was done to rows of a layer.
+pub(super) struct Done {
+    pub layer: usize,
+    /// Rows of a stream.
+    pub n_rows: usize,
+    pub rows: Vec<RowWork>,
+    /// `[rows][heads]`
+    pub outcomes: Vec<Outcome>,
+}
+
+// SAFETY: the nodes are reached by `Context::decode` alone, on the thread that runs it.
+unsafe impl Send for Fused {}
+
+impl Fused {
+    /// Has `rows` of a flash attention computed by our kernel. `view` is the node that its output is read through; neither
+    /// has run yet.
+    ///
+    /// # Errors
+    /// When something of it is not in host memory, or not of the form that the kernel knows.
+    pub fn put(
+        &mut self,
+        attention: Tensor<'_>,
+        view: Tensor<'_>,
+        layer: usize,
+        rows: Vec<RowWork>,
+    ) -> Result<(), HookError> {
+        let [_, _, n_rows, n_streams] = attention.shape();
+        // Where all rows are ours, ggml need not compute any.
+        let all = rows.len() == n_rows * n_streams && rows.iter().all(|row| row.plan.is_some());
+        let node = if all { attention } else { view };
+        // SAFETY: the graph's memory outlives its run, at whose end `take` is called; our nodes run one after the other, and
+        // ggml orders them among those that write what they read. The hook's cells are of the cache that the node reads.
+        let work = unsafe { Attend::new(fused_layer(attention)?, rows, Processor::here(), self.scratch.clone()) };
+        let work = Box::new(work);
+        let custom = Custom { run, n_tasks: ALL_THREADS, padding: 0, work: &raw const *work };
+        let mut ours: Parameters = [0; 16];
+        const { assert!(size_of::<Custom>() <= size_of::<Parameters>()) };
+        // SAFETY: there is room for it, and the place need not be aligned.
+        unsafe { ours.as_mut_ptr().cast::<Custom>().write_unaligned(custom) };
+        let raw = node.raw();
+        // SAFETY: a node of the graph that this thread is about to run; nothing else looks at it now.
+        let (operation, parameters) = unsafe {
+            let node = &mut *raw.as_ptr();
+            let was = (node.op, node.op_params);
+            (node.op, node.op_params) = (sys::GGML_OP_CUSTOM, ours);
+            was
+        };
+        self.swaps.push(Swap { node: raw, operation, parameters, ours, layer, n_rows, work });
+        Ok(())
+    }
+
+    /// Gives all nodes their operations back, for graphs are used again, and returns what was done.
+    ///
+    /// # Errors
+    /// When a kernel panicked, or one was not run to its end.
+    pub fn take(&mut self) -> Result<Vec<Done>, String> {
+        let mut done = Vec::new();
+        let mut failure = None;
+        for Swap { node, operation, parameters, ours, layer, n_rows, work } in self.swaps.drain(..) {
+            // SAFETY: the graph's memory is there until the context builds another; in a node that is another by now,
+            // nothing is changed.
+            unsafe {
+                let node = &mut *node.as_ptr();
+                if node.op == sys::GGML_OP_CUSTOM && node.op_params == ours {
+                    (node.op, node.op_params) = (operation, parameters);
+                }
+            }
+            match work.finish() {
+                Ok((rows, outcomes)) => done.push(Done { layer, n_rows, rows, outcomes }),
+                Err(message) => failure = Some(message),
+            }
+        }
+        failure.map_or(Ok(done), Err)
+    }
+}
+
+/// `ggml_custom_op_t`: one thread's share of the work.
+///
+/// # Safety
+/// `work` is the [`Attend`] that [`Fused::put`] wrote beside it.
+unsafe extern "C" fn run(_: *mut sys::ggml_tensor, _: c_int, _: c_int, work: *mut c_void) {
+    // SAFETY: by this function's contract it is alive; several threads may share it.
+    unsafe { &*work.cast::<Attend>() }.work();
+}
