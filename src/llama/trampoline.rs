@@ -27,8 +27,6 @@ pub(super) struct State {
     softmaxes: HashMap<usize, NonNull<sys::ggml_tensor>>,
     /// Of the running graph: flash attention whose output is not read yet.
     flash: Option<NonNull<sys::ggml_tensor>>,
-    /// Of the running graph: the layer that the last node with a number in its name belongs to.
-    layer: usize,
     fused: Fused,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
@@ -45,7 +43,6 @@ impl State {
             keys: HashMap::new(),
             softmaxes: HashMap::new(),
             flash: None,
-            layer: 0,
             fused: Fused::default(),
             offers_attention: false,
             error: None,
@@ -87,7 +84,6 @@ impl State {
 
     /// Asked before the node runs: whether to stop after it.
     fn ask(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
-        self.layer = number_of(node.name()).unwrap_or(self.layer);
         if let Some(flash) = self.flash.filter(|flash| node.source(0).is_some_and(|source| source.raw() == *flash)) {
             self.flash = None;
             // SAFETY: a node of the graph that runs now: it is forgotten when the next one begins.
@@ -121,7 +117,9 @@ impl State {
 
     /// Puts our kernel into the graph where the hook wants it; `view` is what the output of `flash` is read through.
     fn put(&mut self, flash: Tensor<'_>, view: Tensor<'_>) -> Result<(), HookError> {
-        let layer = self.layer;
+        // With latent attention the output is read through something that has no name yet.
+        let named = || number_in(view.name()).or_else(|| number_in(flash.source(0)?.name()));
+        let layer = named().ok_or("flash attention of no known layer")?;
         let [_, _, n_rows, n_streams] = flash.shape();
         self.check_rows(n_rows * n_streams)?;
         let keys = flash.source(1).ok_or("flash attention without keys")?;
@@ -327,9 +325,10 @@ fn cache_of(keys: Tensor<'_>) -> Option<usize> {
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The number that a name ends in, such as `Qcur-12`.
-fn number_of(name: &[u8]) -> Option<usize> {
-    std::str::from_utf8(name).ok()?.rsplit_once('-')?.1.parse().ok()
+/// The number in a name such as `kqv_out-12` or `Qcur-12 (view)`.
+fn number_in(name: &[u8]) -> Option<usize> {
+    let (_, number) = std::str::from_utf8(name).ok()?.split_once('-')?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.

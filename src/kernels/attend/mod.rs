@@ -20,20 +20,23 @@ mod x86;
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::host::{Bridged, inject_row};
 use crate::stepflow::oeb::{Mass, factors};
 pub use elements::Kind;
-use plan::Chunk;
 pub use plan::{CHUNK, Plan};
 use processor::Functions;
 pub use processor::Processor;
-use tile::{HEADS, Rows, TILE};
+use tile::{HEADS, Rows, Soon, TILE};
 
-/// From so many (row, key-value head) pairs on, one is the work of one thread; fewer are cut into chunks.
-const WHOLE_FROM: usize = 64;
+/// From so many rows on, one is the work of one thread.
+const WHOLE_FROM: usize = 32;
+
+/// A layer is cut into so many pieces of work or more, where it can be, so that threads end at about the same time.
+const MIN_PIECES: usize = 6;
 
 /// K or V of a layer in host memory; strides are in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +139,7 @@ pub struct Attend {
     rows: Vec<RowWork>,
     functions: Functions,
     scratch: Arc<Scratch>,
-    /// Pieces of work: of a row and a key-value head, one chunk or all of them.
+    /// Pieces of work: of a row and some key-value heads, one chunk or all of them.
     pieces: Vec<Piece>,
     /// Where the first chunk of each (row, key-value head) has its place in the scratch.
     places: Vec<usize>,
@@ -151,7 +154,9 @@ pub struct Attend {
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     row: usize,
-    head_kv: usize,
+    /// Its first key-value head, and the one after its last.
+    first: usize,
+    last: usize,
     /// `None` for all.
     chunk: Option<usize>,
 }
@@ -169,15 +174,22 @@ impl Attend {
     /// and windows are in it, and no work with the same scratch runs.
     pub unsafe fn new(layer: Layer, rows: Vec<RowWork>, processor: Processor, scratch: Arc<Scratch>) -> Self {
         let (keys, values) = (layer.keys.as_read(), layer.values.as_read());
-        let n_pairs = rows.len() * layer.n_head_kv;
-        let whole = n_pairs >= WHOLE_FROM;
+        let whole = rows.len() >= WHOLE_FROM;
+        let n_chunks = |work: &RowWork| work.plan.as_ref().map_or(0, |plan| plan.chunks.len());
+        // Heads of one cell lie side by side: who works on all of them reads memory in its order.
+        let all_chunks = rows.iter().map(|work| n_chunks(work).max(1)).sum::<usize>();
+        let heads =
+            if whole { layer.n_head_kv } else { (layer.n_head_kv * all_chunks / MIN_PIECES).clamp(1, layer.n_head_kv) };
         let (mut pieces, mut places, mut left, mut place) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (row, work) in rows.iter().enumerate() {
-            let n_chunks = work.plan.as_ref().map_or(0, |plan| plan.chunks.len());
-            for head_kv in 0..layer.n_head_kv {
-                let n_pieces = if whole { 1 } else { n_chunks.max(1) };
+            let n_chunks = n_chunks(work);
+            let n_pieces = if whole { 1 } else { n_chunks.max(1) };
+            for first in (0..layer.n_head_kv).step_by(heads) {
+                let last = layer.n_head_kv.min(first + heads);
                 let chunk = |i| (!whole && n_chunks > 0).then_some(i);
-                pieces.extend((0..n_pieces).map(|i| Piece { row, head_kv, chunk: chunk(i) }));
+                pieces.extend((0..n_pieces).map(|i| Piece { row, first, last, chunk: chunk(i) }));
+            }
+            for _ in 0..layer.n_head_kv {
                 left.push(AtomicUsize::new(n_pieces));
                 places.push(place);
                 place += if whole { 0 } else { n_chunks * layer.part() };
@@ -263,6 +275,22 @@ impl Cache {
     /// Blocks of sixteen that hold a cell.
     fn blocks(&self) -> usize {
         self.dim.div_ceil(16)
+    }
+
+    /// Cells that are read soon, of so many heads.
+    fn soon<'a>(&self, base: *const u8, cells: &'a [u32], n_heads: usize) -> Soon<'a> {
+        let bytes = n_heads.checked_sub(1).map_or(0, |others| others * self.head + self.bytes());
+        Soon { rows: Rows { base, stride: self.cell, cells }, bytes }
+    }
+
+    /// Bytes of a cell in one head; about, where a function reads it.
+    fn bytes(&self) -> usize {
+        match self.kind {
+            Kind::F32 => 4 * self.dim,
+            Kind::F16 | Kind::Bf16 => 2 * self.dim,
+            Kind::Q8_0 | Kind::Other(_) => self.dim * 34 / 32,
+            Kind::Q4_0 => self.dim * 18 / 32,
+        }
     }
 
     /// # Safety
@@ -351,7 +379,7 @@ impl Layer {
 /// One thread's work, and its memory.
 struct Worker<'a> {
     attend: &'a Attend,
-    /// Queries of a key-value head, scaled, `[heads][16 blocks]`.
+    /// Queries of a piece's heads, scaled, `[heads][16 blocks]`.
     queries: Vec<f32>,
     scores: Vec<f32>,
     /// Keys or values of a tile as floats, where elements are not read by hand.
@@ -365,7 +393,7 @@ impl<'a> Worker<'a> {
     fn new(attend: &'a Attend) -> Self {
         let (keys, values) = (&attend.layer.keys, &attend.layer.values);
         Self {
-            queries: vec![0.0; attend.layer.group() * 16 * keys.blocks()],
+            queries: vec![0.0; attend.layer.n_head * 16 * keys.blocks()],
             scores: vec![0.0; HEADS * TILE],
             tile: vec![0.0; TILE * 16 * keys.blocks().max(values.blocks())],
             parts: Vec::new(),
@@ -374,92 +402,127 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn do_piece(&mut self, Piece { row, head_kv, chunk }: Piece) {
+    fn do_piece(&mut self, Piece { row, first, last, chunk }: Piece) {
         let Attend { layer, rows, places, left, scratch, .. } = self.attend;
-        let (work, part) = (&rows[row], layer.part());
-        let pair = row * layer.n_head_kv + head_kv;
+        let (work, pair) = (&rows[row], row * layer.n_head_kv);
         let Some(plan) = &work.plan else {
-            return self.inject(row, head_kv);
+            return (first..last).for_each(|head| self.inject(row, head));
         };
+        let of_head = plan.chunks.len() * layer.part();
+        self.scale_queries(work, first..last);
         match chunk {
             None => {
                 let mut parts = std::mem::take(&mut self.parts);
-                parts.resize(plan.chunks.len() * part, 0.0);
-                self.scale_queries(work, head_kv);
-                for (chunk, out) in plan.chunks.iter().zip(parts.chunks_exact_mut(part)) {
-                    self.do_chunk(work, plan, head_kv, chunk, out);
+                parts.resize((last - first) * of_head, 0.0);
+                for at in 0..plan.chunks.len() {
+                    // SAFETY: there is room for all chunks of these heads.
+                    unsafe { self.do_chunk(work, plan, first..last, at, parts.as_mut_ptr()) };
                 }
-                self.combine(row, plan, head_kv, &parts);
+                for head in first..last {
+                    self.combine(row, plan, head, &parts[(head - first) * of_head..][..of_head]);
+                }
                 self.parts = parts;
             }
             Some(at) => {
                 // SAFETY: `new` made room for all chunks, and this thread alone has this one.
-                let parts = unsafe { (*scratch.0.get()).as_mut_ptr().add(places[pair]) };
+                let parts = unsafe { (*scratch.0.get()).as_mut_ptr().add(places[pair + first]) };
                 // SAFETY: as above.
-                let out = unsafe { std::slice::from_raw_parts_mut(parts.add(at * part), part) };
-                self.scale_queries(work, head_kv);
-                self.do_chunk(work, plan, head_kv, &plan.chunks[at], out);
-                if left[pair].fetch_sub(1, Ordering::AcqRel) == 1 {
-                    // SAFETY: the last of a pair's pieces is done, so nothing writes to its chunks any more.
-                    let all = unsafe { std::slice::from_raw_parts(parts, plan.chunks.len() * part) };
-                    self.combine(row, plan, head_kv, all);
+                unsafe { self.do_chunk(work, plan, first..last, at, parts) };
+                for head in first..last {
+                    if left[pair + head].fetch_sub(1, Ordering::AcqRel) == 1 {
+                        // SAFETY: the last of a head's chunks is done, so nothing writes to them any more.
+                        let all = unsafe { std::slice::from_raw_parts(parts.add((head - first) * of_head), of_head) };
+                        self.combine(row, plan, head, all);
+                    }
                 }
             }
         }
     }
 
-    /// The queries of a key-value head, multiplied by the scale.
-    fn scale_queries(&mut self, work: &RowWork, head_kv: usize) {
+    /// The queries of some key-value heads, multiplied by the scale.
+    fn scale_queries(&mut self, work: &RowWork, heads: Range<usize>) {
         let Layer { queries, keys, scale, softcap, .. } = &self.attend.layer;
         let scale = if *softcap == 0.0 { *scale } else { scale / softcap };
         let group = self.attend.layer.group();
-        for (head, to) in self.queries.chunks_exact_mut(16 * keys.blocks()).enumerate() {
-            let at = work.stream * queries.stream + work.row * queries.row + (head_kv * group + head) * queries.head;
+        let heads = heads.start * group..heads.end * group;
+        for (head, to) in heads.zip(self.queries.chunks_exact_mut(16 * keys.blocks())) {
+            let at = work.stream * queries.stream + work.row * queries.row + head * queries.head;
             // SAFETY: such a row of such a head is part of the queries.
             let from = unsafe { std::slice::from_raw_parts(queries.data.add(at), keys.dim) };
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
         }
     }
 
-    /// The softmax of one chunk, into its part: see [`Part`].
-    fn do_chunk(&mut self, work: &RowWork, plan: &Plan, head_kv: usize, chunk: &Chunk, out: &mut [f32]) {
+    /// The softmax of one chunk for some key-value heads, into its parts: see [`Part`].
+    ///
+    /// # Safety
+    /// `parts` has a place for every chunk of these heads, and no other thread uses that of this one.
+    unsafe fn do_chunk(&mut self, work: &RowWork, plan: &Plan, heads: Range<usize>, at: usize, parts: *mut f32) {
+        let (layer, chunk, size) = (&self.attend.layer, &plan.chunks[at], self.attend.layer.part());
+        let end = chunk.first + chunk.len;
+        for start in (chunk.first..end).step_by(TILE) {
+            for head in heads.clone() {
+                let place = ((head - heads.start) * plan.chunks.len() + at) * size;
+                // SAFETY: by this function's contract.
+                let part = Part::of(unsafe { std::slice::from_raw_parts_mut(parts.add(place), size) }, layer.group());
+                let tile = Tile { start, end: end.min(start + TILE), is_first: start == chunk.first };
+                // The first head has the memory of all asked for.
+                let n_soon = if head == heads.start { heads.len() } else { 0 };
+                let next = tile.end..end.min(tile.end + TILE);
+                self.do_tile(work, plan, (head, head - heads.start), &tile, (next, n_soon), part);
+            }
+        }
+    }
+
+    /// One tile of a chunk, for one key-value head: which, and as which of the piece's. `next` are the cells of the tile
+    /// that follows, of which so many heads are asked for.
+    fn do_tile(
+        &mut self,
+        work: &RowWork,
+        plan: &Plan,
+        (head_kv, of_piece): (usize, usize),
+        tile: &Tile,
+        (next, n_soon): (Range<usize>, usize),
+        part: Part<'_>,
+    ) {
         let Attend { layer, functions, .. } = self.attend;
         // SAFETY: the row's stream and this head are part of the caches.
         let (keys, values) =
             unsafe { (layer.keys.base(work.stream, head_kv), layer.values.base(work.stream, head_kv)) };
-        let (group, width) = (layer.group(), 16 * layer.values.blocks());
-        let part = Part::of(out, group);
-        part.largest.fill(f32::NEG_INFINITY);
-        part.sums.fill(0.0);
-        part.values.fill(0.0);
-        let end = chunk.first + chunk.len;
-        for start in (chunk.first..end).step_by(TILE) {
-            let tile = start..end.min(start + TILE);
-            let cells = &plan.cells[tile.clone()];
-            for first in (0..group).step_by(HEADS) {
-                let n = HEADS.min(group - first);
-                let (blocks, scores) = (layer.keys.blocks(), self.scores.as_mut_ptr());
-                let rows = rows_of(&layer.keys, keys, cells, &mut self.tile);
-                // SAFETY: queries of `n` heads from there on; the cells are in the cache by the contract of `new`.
-                unsafe {
-                    functions.scores[n - 1](self.queries.as_ptr().add(first * 16 * blocks), blocks, rows, scores);
+        let (group, width, blocks) = (layer.group(), 16 * layer.values.blocks(), layer.keys.blocks());
+        let cells = &plan.cells[tile.start..tile.end];
+        if tile.is_first {
+            part.largest.fill(f32::NEG_INFINITY);
+            part.sums.fill(0.0);
+            part.values.fill(0.0);
+        }
+        for first in (0..group).step_by(HEADS) {
+            let n = HEADS.min(group - first);
+            let n_soon = if first == 0 { n_soon } else { 0 };
+            let rows = rows_of(&layer.keys, keys, cells, &mut self.tile);
+            // SAFETY: queries of `n` heads from there on; the cells are in the cache by the contract of `new`.
+            unsafe {
+                let queries = self.queries.as_ptr().add((of_piece * group + first) * 16 * blocks);
+                let soon = layer.values.soon(values, cells, n_soon);
+                functions.scores[n - 1](queries, blocks, rows, soon, self.scores.as_mut_ptr());
+            }
+            for head in 0..n {
+                let scores = &mut self.scores[head * TILE..][..TILE];
+                layer.finish_scores(&mut scores[..cells.len()], plan, tile.start, head_kv * group + first + head);
+                let (largest, sum) = (&mut part.largest[first + head], &mut part.sums[first + head]);
+                // SAFETY: a tile's places.
+                let (now, factor, added) = unsafe { (functions.weights)(scores.as_mut_ptr(), cells.len(), *largest) };
+                if !tile.is_first && factor != 1.0 {
+                    part.values[(first + head) * width..][..width].iter_mut().for_each(|value| *value *= factor);
                 }
-                for head in 0..n {
-                    let scores = &mut self.scores[head * TILE..][..TILE];
-                    layer.finish_scores(&mut scores[..cells.len()], plan, tile.start, head_kv * group + first + head);
-                    let (largest, sum) = (&mut part.largest[first + head], &mut part.sums[first + head]);
-                    // SAFETY: a tile's places.
-                    let (now, factor, added) =
-                        unsafe { (functions.weights)(scores.as_mut_ptr(), cells.len(), *largest) };
-                    if start > chunk.first && factor != 1.0 {
-                        part.values[(first + head) * width..][..width].iter_mut().for_each(|value| *value *= factor);
-                    }
-                    (*largest, *sum) = (now, if start > chunk.first { *sum * factor } else { 0.0 } + added);
-                }
-                let rows = rows_of(&layer.values, values, cells, &mut self.tile);
-                let sums = part.values[first * width..(first + n) * width].as_mut_ptr();
-                // SAFETY: weights and sums of `n` heads; the cells are in the cache by the contract of `new`.
-                unsafe { functions.weigh[n - 1](self.scores.as_ptr(), rows, layer.values.blocks(), sums) };
+                (*largest, *sum) = (now, if tile.is_first { 0.0 } else { *sum * factor } + added);
+            }
+            let rows = rows_of(&layer.values, values, cells, &mut self.tile);
+            let sums = part.values[first * width..(first + n) * width].as_mut_ptr();
+            // SAFETY: weights and sums of `n` heads; the cells are in the cache by the contract of `new`.
+            unsafe {
+                let soon = layer.keys.soon(keys, &plan.cells[next.clone()], n_soon);
+                functions.weigh[n - 1](self.scores.as_ptr(), rows, soon, layer.values.blocks(), sums);
             }
         }
     }
@@ -525,6 +588,13 @@ impl<'a> Worker<'a> {
             self.attend.note(row, head, |outcome| outcome.injected = injected);
         }
     }
+}
+
+/// Cells of a chunk that are worked on at once: which of the plan's.
+struct Tile {
+    start: usize,
+    end: usize,
+    is_first: bool,
 }
 
 /// What a chunk came to, for all heads of a key-value head.

@@ -1,11 +1,11 @@
 //! The functions of [`super::tile`] for the processor that this runs on.
 
 use super::elements::{Bf16, F16, F32, Kind, Q4_0, Q8_0};
-use super::tile::{HEADS, Rows};
+use super::tile::{HEADS, Rows, Soon};
 
-pub(super) type Scores = unsafe fn(*const f32, usize, Rows<'_>, *mut f32);
+pub(super) type Scores = unsafe fn(*const f32, usize, Rows<'_>, Soon<'_>, *mut f32);
 pub(super) type Weights = unsafe fn(*mut f32, usize, f32) -> (f32, f32, f32);
-pub(super) type Weigh = unsafe fn(*const f32, Rows<'_>, usize, *mut f32);
+pub(super) type Weigh = unsafe fn(*const f32, Rows<'_>, Soon<'_>, usize, *mut f32);
 
 /// What a processor can do at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ macro_rules! functions {
     ($name:ident, $lanes:ty $(, $features:literal)?) => {
         mod $name {
             use super::super::elements::Elements;
-            use super::super::tile::{self, Rows};
+            use super::super::tile::{self, Rows, Soon};
 
             /// # Safety
             /// As [`tile::scores`].
@@ -70,10 +70,11 @@ macro_rules! functions {
                 queries: *const f32,
                 blocks: usize,
                 keys: Rows<'_>,
+                soon: Soon<'_>,
                 out: *mut f32,
             ) {
                 // SAFETY: by this function's contract.
-                unsafe { tile::scores::<$lanes, E, N>(queries, blocks, keys, out) }
+                unsafe { tile::scores::<$lanes, E, N>(queries, blocks, keys, soon, out) }
             }
 
             /// # Safety
@@ -90,11 +91,12 @@ macro_rules! functions {
             pub unsafe fn weigh<E: Elements, const N: usize>(
                 weights: *const f32,
                 values: Rows<'_>,
+                soon: Soon<'_>,
                 blocks: usize,
                 sums: *mut f32,
             ) {
                 // SAFETY: by this function's contract.
-                unsafe { tile::weigh::<$lanes, E, N>(weights, values, blocks, sums) }
+                unsafe { tile::weigh::<$lanes, E, N>(weights, values, soon, blocks, sums) }
             }
         }
     };

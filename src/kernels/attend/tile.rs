@@ -30,8 +30,35 @@ impl Rows<'_> {
     }
 }
 
-/// How far ahead of a row memory is asked for, in rows.
-const AHEAD: usize = 8;
+/// Rows that are read after the present ones: they are asked for one by one while these are worked on. Heads lie between
+/// those of one head, so processors see no pattern of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Soon<'a> {
+    pub rows: Rows<'a>,
+    /// Bytes of a row.
+    pub bytes: usize,
+}
+
+/// Bytes that come from memory at once.
+const LINE: usize = 64;
+
+impl Soon<'_> {
+    /// Asks for row `at`, if there is one.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    pub unsafe fn prefetch<L: Lanes>(&self, at: usize) {
+        if at < self.rows.cells.len() {
+            // SAFETY: there is such a cell, and any address may be asked for.
+            let row = unsafe { self.rows.row(at) };
+            for line in (0..self.bytes).step_by(LINE) {
+                // SAFETY: as above.
+                unsafe { L::prefetch(row.wrapping_add(line)) };
+            }
+        }
+    }
+}
 
 /// Products of `N` queries, `[N][16 blocks]`, with the keys of a tile: `[N][TILE]`. What is past the last key up to a
 /// multiple of 16 repeats it.
@@ -43,6 +70,28 @@ pub(super) unsafe fn scores<L: Lanes, E: Elements, const N: usize>(
     queries: *const f32,
     blocks: usize,
     keys: Rows<'_>,
+    soon: Soon<'_>,
+    out: *mut f32,
+) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        // Loops of a length that the compiler knows: heads of 64 and 128 dimensions, which most models have.
+        match blocks {
+            4 => scores_of::<L, E, N>(queries, 4, keys, soon, out),
+            8 => scores_of::<L, E, N>(queries, 8, keys, soon, out),
+            _ => scores_of::<L, E, N>(queries, blocks, keys, soon, out),
+        }
+    }
+}
+
+/// # Safety
+/// As [`scores`].
+#[inline(always)]
+unsafe fn scores_of<L: Lanes, E: Elements, const N: usize>(
+    queries: *const f32,
+    blocks: usize,
+    keys: Rows<'_>,
+    soon: Soon<'_>,
     out: *mut f32,
 ) {
     let last = keys.cells.len() - 1;
@@ -53,7 +102,7 @@ pub(super) unsafe fn scores<L: Lanes, E: Elements, const N: usize>(
             for lane in 0..16 {
                 let at = (16 * group + lane).min(last);
                 let row = keys.row(at);
-                L::prefetch(keys.row((at + AHEAD).min(last)));
+                soon.prefetch::<L>(16 * group + lane);
                 let mut product = [L::splat(0.0); N];
                 for block in 0..blocks {
                     let key = E::block::<L>(row, block);
@@ -111,6 +160,7 @@ pub(super) unsafe fn weights<L: Lanes>(scores: *mut f32, n: usize, max: f32) -> 
 pub(super) unsafe fn weigh<L: Lanes, E: Elements, const N: usize>(
     weights: *const f32,
     values: Rows<'_>,
+    soon: Soon<'_>,
     blocks: usize,
     sums: *mut f32,
 ) {
@@ -119,13 +169,13 @@ pub(super) unsafe fn weigh<L: Lanes, E: Elements, const N: usize>(
         let mut block = 0;
         while block + L::BLOCKS <= blocks {
             match L::BLOCKS {
-                4 => weigh_blocks::<L, E, N, 4>(weights, values, block, blocks, sums),
-                _ => weigh_blocks::<L, E, N, 1>(weights, values, block, blocks, sums),
+                4 => weigh_blocks::<L, E, N, 4>(weights, values, soon, block, blocks, sums),
+                _ => weigh_blocks::<L, E, N, 1>(weights, values, soon, block, blocks, sums),
             }
             block += L::BLOCKS;
         }
         for block in block..blocks {
-            weigh_blocks::<L, E, N, 1>(weights, values, block, blocks, sums);
+            weigh_blocks::<L, E, N, 1>(weights, values, soon, block, blocks, sums);
         }
     }
 }
@@ -138,6 +188,7 @@ pub(super) unsafe fn weigh<L: Lanes, E: Elements, const N: usize>(
 unsafe fn weigh_blocks<L: Lanes, E: Elements, const N: usize, const B: usize>(
     weights: *const f32,
     values: Rows<'_>,
+    soon: Soon<'_>,
     block: usize,
     blocks: usize,
     sums: *mut f32,
@@ -151,11 +202,10 @@ unsafe fn weigh_blocks<L: Lanes, E: Elements, const N: usize, const B: usize>(
                 sum[head][i] = L::load(place(head, i));
             }
         }
-        let last = values.cells.len() - 1;
         for at in 0..values.cells.len() {
             let row = values.row(at);
             if block == 0 {
-                L::prefetch(values.row((at + AHEAD).min(last)));
+                soon.prefetch::<L>(at);
             }
             let mut value = [L::splat(0.0); B];
             for i in 0..B {
