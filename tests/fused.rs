@@ -25,7 +25,7 @@ fn model(path: &Path) -> Arc<Model> {
 /// llama.cpp's flash attention in 16-bit floats, which is not what is compared here.
 fn rows(sequence: u32, n_vocab: usize) -> Vec<Row> {
     let row = |position: usize| {
-        let starts = position < THINKING && position > 0 && position % STEP == 0;
+        let starts = position < THINKING && position > 0 && position.is_multiple_of(STEP);
         Row {
             token: Token(((position * 37 + 11 * sequence as usize + 5) % n_vocab) as i32),
             position,

@@ -153,6 +153,8 @@ impl Thinking {
 #[derive(Serialize)]
 struct StepFlow {
     works: bool,
+    /// Whether it works inside flash attention, which then stays on.
+    flash_attention: bool,
     /// Why it does not work.
     reason: Option<String>,
     oeb_layers: BTreeSet<usize>,
@@ -161,8 +163,16 @@ struct StepFlow {
 
 impl StepFlow {
     fn new(model: &Arc<Model>, repair: &Repair, adapter: Option<&mut Adapter>) -> Self {
-        let reason = try_out(model, adapter).err().map(|error| error.to_string());
-        Self { works: reason.is_none(), reason, oeb_layers: repair.oeb_layers(), smi_layers: repair.smi_layers() }
+        let tried = try_out(model, adapter);
+        let flash_attention = *tried.as_ref().unwrap_or(&false);
+        let reason = tried.err().map(|error| error.to_string());
+        Self {
+            works: reason.is_none(),
+            flash_attention,
+            reason,
+            oeb_layers: repair.oeb_layers(),
+            smi_layers: repair.smi_layers(),
+        }
     }
 }
 
@@ -183,17 +193,20 @@ impl Saliency {
 }
 
 /// Whether StepFlow has a place in the model shows itself in a graph, so one is run.
-fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<(), EngineError> {
+/// Returns whether that has flash attention.
+fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<bool, EngineError> {
     let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
     let (mut context, control) = engine::open(model.clone(), &params, &StepFlowConfig::paper(), adapter)?;
-    engine::warm_up(&mut context, control.as_ref())
+    engine::warm_up(&mut context, control.as_ref())?;
+    Ok(context.is_fused())
 }
 
 impl Facts {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { model, thinking, stepflow, saliency } = self;
         let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
-        let works = stepflow.reason.as_ref().map_or("works in this model".to_owned(), Clone::clone);
+        let place = if stepflow.flash_attention { "inside flash attention" } else { "without flash attention" };
+        let works = stepflow.reason.clone().unwrap_or_else(|| format!("works in this model, {place}"));
         let lines = [
             ("file", if model.embedded { format!("{} (embedded)", model.file) } else { model.file.clone() }),
             ("name", model.name.clone().unwrap_or("none".to_owned())),

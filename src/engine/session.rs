@@ -17,7 +17,7 @@ use super::{Control, DeadEnd, Event, Finish, Prompt, Request, Sampler, Summary};
 /// What a session is made of.
 #[derive(Debug, Clone, Default)]
 pub struct SessionParams {
-    /// The context. With StepFlow on, flash attention is turned off.
+    /// The context. With StepFlow on, flash attention is as [`flash_attention`](crate::engine::flash_attention) has it.
     pub context: ContextParams,
     /// The repairs.
     pub stepflow: StepFlowConfig,

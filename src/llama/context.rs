@@ -350,6 +350,11 @@ impl Context {
         self.state.as_ref().is_some_and(|state| state.offers_attention)
     }
 
+    /// Whether attention so far was flash attention; without a hook, `false`.
+    pub fn is_fused(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.is_fused)
+    }
+
     pub(crate) fn inner(&self) -> &LlamaContext<'static> {
         &self.inner
     }

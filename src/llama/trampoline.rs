@@ -30,6 +30,8 @@ pub(super) struct State {
     fused: Fused,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
+    /// Whether that was flash attention.
+    pub is_fused: bool,
     pub error: Option<String>,
 }
 
@@ -45,6 +47,7 @@ impl State {
             flash: None,
             fused: Fused::default(),
             offers_attention: false,
+            is_fused: false,
             error: None,
         }
     }
@@ -93,7 +96,7 @@ impl State {
         }
         match node.op() {
             sys::GGML_OP_FLASH_ATTN_EXT => {
-                self.offers_attention = true;
+                (self.offers_attention, self.is_fused) = (true, true);
                 self.flash = self.hook.wants_fused().then_some(node.raw());
                 Ok(false)
             }

@@ -40,8 +40,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub ubatch_size: u32,
-    /// Flash attention of the baseline [-fa]; off by default, as StepFlow needs it.
-    #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "off", default_missing_value = "on")]
+    /// Flash attention of both arms [-fa]; auto as in llama-bench.
+    #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "auto", default_missing_value = "on")]
     pub flash_attn: Switch,
     /// Type of the K cache [-ctk].
     #[arg(long, value_name = "TYPE", default_value = "f16")]

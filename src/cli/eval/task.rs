@@ -65,6 +65,8 @@ impl Task {
             let (id, n) = (&problems[at].id, prompts[at].0.len());
             bail!("problem {id} has {n} tokens and a context holds {}; use a larger -c", context.n_ctx);
         }
+        // All arms run the same way, so that they differ in nothing but StepFlow.
+        context.flash_attention = engine::flash_attention(&model, &context)?;
         let params = SessionParams { context, ..setup::family_params(&args.family) };
         let settings = settings(args, &sampling, &params, system.as_deref());
         Ok(Self {
@@ -83,11 +85,8 @@ impl Task {
     /// A context for it; StepFlow is part of it where any arm has repairs.
     pub fn parallel(&self, any_repairs: bool) -> anyhow::Result<Parallel> {
         let (_, _, markers) = engine::markers_of(&self.model, &self.params);
-        let mut context = self.params.context.clone();
-        // All arms run the same way, so that they differ in nothing but StepFlow.
-        context.flash_attention = engine::flash_attention(&self.model, &context)?;
         let stepflow = if any_repairs { StepFlowConfig::paper() } else { StepFlowConfig::default() };
-        Ok(Parallel::new(self.model.clone(), &context, &stepflow, markers, self.slots)?)
+        Ok(Parallel::new(self.model.clone(), &self.params.context, &stepflow, markers, self.slots)?)
     }
 
     /// Everything beside model, problems and arms that decides what is generated.
@@ -164,6 +163,7 @@ fn settings(
         ("parallel", args.parallel.to_string()),
         ("context", context.n_ctx.to_string()),
         ("batch", format!("{} {}", context.n_batch, context.n_ubatch)),
+        ("flash attention", format!("{:?}", context.flash_attention)),
         ("cache", format!("{} {}", context.type_k.name(), context.type_v.name())),
         ("family", format!("{:?} {:?} {:?}", params.family, params.think_start, params.think_end)),
         ("system prompt", system.unwrap_or_default().to_owned()),

@@ -29,7 +29,7 @@ const MAX_PARTS: usize = 4;
 pub(super) fn parse(text: &str) -> Option<Rational> {
     let words: Vec<&str> = text.split([' ', ',']).filter(|word| !word.is_empty() && *word != "and").collect();
     let parts: Vec<(Rational, &str)> = match words.len() {
-        4.. if words.len() <= 2 * MAX_PARTS && words.len() % 2 == 0 => {
+        4.. if words.len() <= 2 * MAX_PARTS && words.len().is_multiple_of(2) => {
             words.chunks(2).map(|part| Some((Rational::parse(part[0])?, part[1]))).collect::<Option<_>>()?
         }
         2 | 3 => words.iter().map(|word| attached(word)).collect::<Option<_>>()?,

@@ -72,7 +72,8 @@ fn number(text: &str) -> Option<(u64, usize)> {
 
 /// Whether a number of two digits or one goes on what stands before it: `five` after `forty`, `forty` after `hundred`.
 fn fits(before: u64, value: u64) -> bool {
-    before % 100 == 0 && value > 0 || before % 100 >= 20 && before % 10 == 0 && (1..10).contains(&value)
+    let after_hundred = before.is_multiple_of(100) && value > 0;
+    after_hundred || before % 100 >= 20 && before.is_multiple_of(10) && (1..10).contains(&value)
 }
 
 fn value(word: &str) -> Option<u64> {

@@ -365,8 +365,8 @@ impl Layer {
     /// One row's output of a head, `[dim]`.
     ///
     /// # Safety
-    /// No other thread uses it meanwhile.
-    unsafe fn output_of(&self, work: &RowWork, head: usize) -> &mut [f32] {
+    /// The layer's memory outlives it, and nothing else uses this part of it meanwhile.
+    unsafe fn output_of<'a>(&self, work: &RowWork, head: usize) -> &'a mut [f32] {
         let Floats { data, row, head: stride, stream } = self.output;
         // SAFETY: such a row and head are part of the output; otherwise by this function's contract.
         unsafe {
