@@ -236,7 +236,15 @@ fn steps_have_the_numbers_of_the_map_and_an_answer_can_be_had_anew() {
     }
     let size = browser.run("document.querySelector('.size').textContent");
     let n_layers = browser.run("Number(document.querySelector('.layer').max) + 1");
-    assert_eq!(size, format!("{} steps, {n_layers} layers", steps.len() + 2), "the question and the answer are steps");
+    let n_steps = size.as_str().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+    assert_eq!(size, format!("{n_steps} steps, {n_layers} layers"));
+    // The question is step 0, and what follows the thinking is the answer.
+    assert!(n_steps >= steps.len() + 2, "{size}");
+    for number in steps.len() + 1..n_steps {
+        browser.run(&format!("document.querySelector('[data-cell=\"{number},0\"]').onmouseenter()"));
+        let words = browser.run("document.querySelector('.words').textContent");
+        assert!(words.as_str().unwrap().contains(&format!("from {number} (summary)")), "{words}");
+    }
     // By the keyboard, from the first layer on.
     browser.run("(document.querySelector('.layer').value = 0, document.querySelector('.layer').oninput())");
     assert_eq!(browser.run("document.querySelector('.layer-number').textContent"), " 0");

@@ -67,7 +67,7 @@ const COLUMNS: [Column; 14] = [
 
 /// Columns that are left out while they hold nothing but this.
 const DEFAULTS: [(&str, &str); 6] =
-    [("ngl", "-1"), ("n_batch", "2048"), ("n_ubatch", "512"), ("type_k", "f16"), ("type_v", "f16"), ("fa", "0")];
+    [("ngl", "-1"), ("n_batch", "2048"), ("n_ubatch", "512"), ("type_k", "f16"), ("type_v", "f16"), ("fa", "-1")];
 
 fn write_table(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     let says_more = |(title, cell): &Column| match DEFAULTS.iter().find(|(name, _)| name == title) {
