@@ -240,16 +240,16 @@ fn steps_have_the_numbers_of_the_map_and_an_answer_can_be_had_anew() {
     assert_eq!(size, format!("{n_steps} steps, {n_layers} layers"));
     // The question is step 0, and what follows the thinking is the answer.
     assert!(n_steps >= steps.len() + 2, "{size}");
-    for number in steps.len() + 1..n_steps {
-        browser.run(&format!("document.querySelector('[data-cell=\"{number},0\"]').onmouseenter()"));
-        let words = browser.run("document.querySelector('.words').textContent");
-        assert!(words.as_str().unwrap().contains(&format!("from {number} (summary)")), "{words}");
-    }
     // By the keyboard, from the first layer on.
     browser.run("(document.querySelector('.layer').value = 0, document.querySelector('.layer').oninput())");
     assert_eq!(browser.run("document.querySelector('.layer-number').textContent"), " 0");
     browser.run("document.querySelector('.map svg').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown' }))");
     assert_eq!(browser.run("document.querySelector('rect.here').dataset.cell"), format!("{},0", steps.len() + 1));
+    for number in steps.len() + 1..n_steps {
+        browser.run(&format!("document.querySelector('[data-cell=\"{number},0\"]').onmouseenter()"));
+        let words = browser.run("document.querySelector('.words').textContent");
+        assert!(words.as_str().unwrap().contains(&format!("from {number} (summary)")), "{words}");
+    }
 
     let said = browser.run("document.querySelector('.assistant > .text').textContent");
     browser.click(".regenerate");
