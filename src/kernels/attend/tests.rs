@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+use std::ffi::c_void;
+
 use super::*;
 use crate::random::SplitMix64;
 use crate::stepflow::attend::Query;
