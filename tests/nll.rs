@@ -114,8 +114,8 @@ fn check(
         // Float32 matmuls in another order than PyTorch's; the prototype agreed to 5e-5.
         FlashAttention::Off => (2e-4, 5e-6),
         // Rows of the question, and all rows where nothing is repaired, are llama.cpp's own flash attention, in 16-bit floats:
-        // the baseline, which is llama.cpp's alone, is off by 2e-2 and 4e-4.
-        _ => (5e-2, 1e-3),
+        // the baseline, which is llama.cpp's alone, is off by 2e-2 and 4e-4 on one processor, and another has its own.
+        _ => (1e-1, 2e-3),
     };
     assert!(worst <= worst_allowed, "{what}: worst {worst:e}");
     assert!(mean.abs() <= mean_allowed, "{what}: mean {mean:e}");
