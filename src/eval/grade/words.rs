@@ -47,20 +47,21 @@ fn number(text: &str) -> Option<(u64, usize)> {
     for word in text.split_inclusive([' ', '-']) {
         let at = word.as_ptr() as usize - text.as_ptr() as usize;
         let bare = word.trim_end_matches([' ', '-']).to_ascii_lowercase();
-        group = match (&*bare, group) {
-            ("and", Some(group)) if group % 100 == 0 || total > 0 => {
+        let scale = SCALES.iter().find(|(name, _)| *name == bare).map(|(_, scale)| u64::from(*scale));
+        group = match (&*bare, group, scale) {
+            ("and", Some(group), _) if group % 100 == 0 || total > 0 => {
                 let goes_on = text[at + word.len()..]
                     .split(|c: char| !c.is_alphabetic())
                     .next()
                     .is_some_and(|next| value(&next.to_ascii_lowercase()).is_some());
                 if goes_on { Some(group) } else { break }
             }
-            ("hundred", Some(group)) if (1..10).contains(&group) => Some(group * 100),
-            (word, Some(group)) if let Some((_, scale)) = SCALES.iter().find(|(name, _)| *name == word) => {
-                total += group * u64::from(*scale);
+            ("hundred", Some(group), _) if (1..10).contains(&group) => Some(group * 100),
+            (_, Some(group), Some(scale)) => {
+                total += group * scale;
                 Some(0)
             }
-            (word, group) => match (value(word), group.unwrap_or(0)) {
+            (word, group, _) => match (value(word), group.unwrap_or(0)) {
                 (Some(value), before) if group.is_none() || fits(before, value) => Some(before + value),
                 _ => break,
             },
