@@ -72,12 +72,17 @@ impl Fused {
         rows: Vec<RowWork>,
     ) -> Result<(), HookError> {
         let [_, _, n_rows, n_streams] = attention.shape();
+        let layer_data = fused_layer(attention)?;
+        let n_kv = attention.source(1).map_or(0, |keys| keys.shape()[1]);
+        if !rows.iter().all(|work| fits(work, [n_rows, n_streams, n_kv])) {
+            return Err("a hook asked for rows or cells that attention does not have".into());
+        }
         // Where all rows are ours, ggml need not compute any.
         let all = rows.len() == n_rows * n_streams && rows.iter().all(|row| row.plan.is_some());
         let node = if all { attention } else { view };
         // SAFETY: the graph's memory outlives its run, at whose end `take` is called; our nodes run one after the other, and
-        // ggml orders them among those that write what they read. The hook's cells are of the cache that the node reads.
-        let work = unsafe { Attend::new(fused_layer(attention)?, rows, Processor::here(), self.scratch.clone()) };
+        // ggml orders them among those that write what they read. Rows and cells are those that it has.
+        let work = unsafe { Attend::new(layer_data, rows, Processor::here(), self.scratch.clone()) };
         let work = Box::new(work);
         let custom = Custom { run, n_tasks: ALL_THREADS, padding: 0, work: &raw const *work };
         let mut ours: Parameters = [0; 16];
@@ -119,6 +124,15 @@ impl Fused {
         }
         failure.map_or(Ok(done), Err)
     }
+}
+
+/// Whether a row is one of the attention's, and all cells that are read for it.
+fn fits(work: &RowWork, [n_rows, n_streams, n_kv]: [usize; 3]) -> bool {
+    let window = work.momentum.iter().flat_map(|momentum| &momentum.cells);
+    work.row < n_rows
+        && work.stream < n_streams
+        && work.plan.as_ref().is_none_or(|plan| plan.fits(n_kv))
+        && window.into_iter().all(|cell| (*cell as usize) < n_kv)
 }
 
 /// `ggml_custom_op_t`: one thread's share of the work.

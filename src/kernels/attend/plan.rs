@@ -26,6 +26,8 @@ pub struct Plan {
     pub(super) n_same: usize,
     /// Visible cells of the bridged segment.
     pub(super) n_bridge: usize,
+    /// Cells of the cache that it was made for; it lists none beyond.
+    n_kv: usize,
 }
 
 impl Plan {
@@ -33,15 +35,23 @@ impl Plan {
     /// masked.
     pub fn new(cells: impl Iterator<Item = Option<(Group, f32)>>) -> Self {
         let mut groups: [(Vec<u32>, Vec<f32>); 3] = Default::default();
+        let mut n_kv = 0;
         for (cell, seen) in cells.enumerate() {
+            n_kv = cell + 1;
             let Some((group, bias)) = seen else { continue };
             let (cells, biases) = &mut groups[group as usize];
             cells.push(cell as u32);
             biases.push(bias);
         }
         let [same, bridge, other] = groups;
-        let mut plan =
-            Self { cells: Vec::new(), bias: None, chunks: Vec::new(), n_same: same.0.len(), n_bridge: bridge.0.len() };
+        let mut plan = Self {
+            cells: Vec::new(),
+            bias: None,
+            chunks: Vec::new(),
+            n_same: same.0.len(),
+            n_bridge: bridge.0.len(),
+            n_kv,
+        };
         let mut bias = Vec::new();
         for (group, (cells, biases)) in [(Group::Same, same), (Group::Bridge, bridge), (Group::Other, other)] {
             let first = plan.cells.len();
@@ -54,9 +64,9 @@ impl Plan {
         plan
     }
 
-    /// How many cells the row sees.
-    pub fn n_cells(&self) -> usize {
-        self.cells.len()
+    /// Whether all of its cells are in a cache of `n_kv`.
+    pub fn fits(&self, n_kv: usize) -> bool {
+        self.n_kv <= n_kv
     }
 }
 
