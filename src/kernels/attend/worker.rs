@@ -16,7 +16,7 @@ pub(super) struct Worker<'a> {
     /// Queries of a piece's heads, scaled, `[heads][16 blocks]`.
     queries: Vec<f32>,
     scores: Vec<f32>,
-    /// Keys or values of a tile as floats, where elements are not read by hand.
+    /// Keys or values of a tile as floats, where elements are not read by hand; else one value, for SMI.
     tile: Vec<f32>,
     /// Outcomes of chunks that no other thread needs.
     parts: Vec<f32>,
@@ -26,10 +26,11 @@ pub(super) struct Worker<'a> {
 impl<'a> Worker<'a> {
     pub(super) fn new(attend: &'a Attend) -> Self {
         let (keys, values) = (&attend.layer.keys, &attend.layer.values);
+        let n_cells = if keys.in_blocks() && values.in_blocks() { 1 } else { TILE };
         Self {
             queries: vec![0.0; attend.layer.n_head * 16 * keys.blocks()],
             scores: vec![0.0; HEADS * TILE],
-            tile: vec![0.0; TILE * 16 * keys.blocks().max(values.blocks())],
+            tile: vec![0.0; n_cells * 16 * keys.blocks().max(values.blocks())],
             parts: Vec::new(),
             sum: vec![0.0; values.dim],
             attend,
@@ -211,7 +212,7 @@ impl<'a> Worker<'a> {
         // SAFETY: the row's stream and this head are part of the cache.
         let base = unsafe { layer.values.base(work.stream, head_kv) };
         for cell in cells {
-            // SAFETY: by the contract of `new` the cell is in the cache; a tile holds more than one.
+            // SAFETY: by the contract of `new` the cell is in the cache; there is room for one.
             unsafe { layer.values.read(base.add(*cell as usize * layer.values.cell), &mut self.tile) };
             self.sum.iter_mut().zip(&self.tile).for_each(|(sum, value)| *sum += value);
         }
