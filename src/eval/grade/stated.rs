@@ -34,8 +34,8 @@ const WRONG: [&str; 13] = [
     "impossible",
 ];
 
-/// What points at the letter that follows: `it is C`, `this leaves C`.
-const POINTERS: [&str; 5] = ["it", "that", "this", "it's", "leaves"];
+/// What points at the letter after the verb that follows: `it is C`, `it must be C`.
+const POINTERS: [&str; 4] = ["it", "that", "this", "must"];
 
 /// What makes that depend on something.
 const CONDITIONS: [&str; 4] = ["if", "only", "unless", "when"];
@@ -188,7 +188,7 @@ fn is_letter(word: &Word<'_>, next: Option<&Word<'_>>, is_announced: bool) -> bo
 fn is_pointed_at(before: &[Word<'_>]) -> bool {
     match before {
         [.., pointer, verb] if VERBS.contains(&&*verb.lower) || verb.lower == "be" => {
-            POINTERS.contains(&&*pointer.lower) || pointer.lower == "must"
+            POINTERS.contains(&&*pointer.lower)
         }
         [.., pointer] => matches!(&*pointer.lower, "it's" | "it’s" | "leaves"),
         [] => false,
