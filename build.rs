@@ -47,6 +47,6 @@ fn build_chat() {
 /// For every architecture that the compiler knows.
 fn build_cuda() {
     println!("cargo:rerun-if-changed=kernels/cuda");
-    let sources = ["device", "oeb", "smi", "probe"].map(|name| format!("kernels/cuda/{name}.cu"));
+    let sources = ["device", "attend", "oeb", "smi", "probe"].map(|name| format!("kernels/cuda/{name}.cu"));
     cc::Build::new().cuda(true).cudart("static").flag("-arch=all-major").files(sources).compile("stepflow-cuda");
 }

@@ -59,6 +59,8 @@ fn oeb(device: &Device, n_rows: u32, n_kv: u32) -> Case {
 fn smi(device: &Device, window: u32, n_kv: u32) -> Case {
     let device = device.clone();
     let args = SfHeadOutput {
+        output_row: HEAD_DIM.into(),
+        output_head: HEAD_DIM.into(),
         cell_stride: 2,
         dim_stride: 2 * u64::from(n_kv),
         head_stride: 2 * u64::from(n_kv * HEAD_DIM),

@@ -24,7 +24,7 @@ using namespace metal;
 #endif
 #endif
 
-/// Element types, by ggml's numbers: of a mask F32 or F16, of a V cache any of these.
+/// Element types, by ggml's numbers: of a mask F32 or F16, of a cache any of these.
 enum {
   SF_F32 = 0,
   SF_F16 = 1,
@@ -39,6 +39,13 @@ enum {
 
 /// No cell.
 #define SF_NO_CELL 0xffffffffu
+
+/// Cells of a piece, at most.
+#define SF_PIECE 256u
+
+/// Elements of a key, and of a value, at most, that attention has room for.
+#define SF_KEY_DIMS 576u
+#define SF_VALUE_DIMS 512u
 
 /// The attention of one layer after its softmax: probabilities `[n_head][n_rows][n_kv]` F32, side by side, and its mask,
 /// `[n_rows][n_kv]` of `mask_type`, rows `mask_stride` bytes apart.
@@ -65,9 +72,11 @@ typedef struct {
   uint32_t changed;
 } SfOebOutcome;
 
-/// The head outputs of one layer, `[n_head][n_rows][head_dim]` F32 side by side, and its V cache: byte strides of cell,
-/// dimension (of a block of 32 dimensions where the type has blocks) and head.
+/// The head outputs of one layer, F32: `head_dim` side by side, rows and heads by their strides in floats; and its V cache:
+/// byte strides of cell, dimension (of a block of 32 dimensions where the type has blocks) and head.
 typedef struct {
+  uint64_t output_row;
+  uint64_t output_head;
   uint64_t cell_stride;
   uint64_t dim_stride;
   uint64_t head_stride;
@@ -93,6 +102,51 @@ typedef struct {
   float added;
   float total;
 } SfSmiOutcome;
+
+/// K or V of one layer: `dim` elements of a cell and head side by side, a multiple of 4, and of 32 where the type has
+/// blocks; byte strides of cell and head.
+typedef struct {
+  uint64_t cell_stride;
+  uint64_t head_stride;
+  uint32_t type;
+  uint32_t dim;
+} SfCache;
+
+/// Flash attention of one layer. Queries and outputs are F32, rows and heads by their strides in floats. Scores are products
+/// times `scale`, held within `softcap` by tanh where it is not 0.
+typedef struct {
+  uint64_t query_row;
+  uint64_t query_head;
+  uint64_t output_row;
+  uint64_t output_head;
+  SfCache keys;
+  SfCache values;
+  uint32_t n_kv;
+  uint32_t n_rows;
+  uint32_t n_head;
+  uint32_t n_head_kv;
+  float scale;
+  float softcap;
+} SfFlash;
+
+/// Cells of one group of a row's keys, SF_PIECE at most: a range of the list of cells.
+typedef struct {
+  uint32_t row;
+  uint32_t group;
+  uint32_t first;
+  uint32_t n_cells;
+} SfPiece;
+
+/// One row for flash attention: its place among the rows, its pieces as a range of the list of pieces, how many cells of its
+/// own and of the bridged segment it sees, OEB's cap; 0 for plain attention.
+typedef struct {
+  uint32_t row;
+  uint32_t first;
+  uint32_t n_pieces;
+  uint32_t n_same;
+  uint32_t n_bridge;
+  float tau_max;
+} SfFlashRow;
 
 /// One row for a probe: its place among the rows and its keys, as a range of the list of keys.
 typedef struct {
@@ -164,6 +218,17 @@ SF_FN float sf_block_value(const SF_DEVICE uint8_t *block, uint32_t type, uint32
   return scale * (float(value) - (fifth ? 16.0f : 8.0f));
 }
 
+// Bytes of a block of 32 elements.
+SF_FN uint32_t sf_block_size(uint32_t type) {
+  switch (type) {
+    case SF_Q4_1: return 20;
+    case SF_Q5_0: return 22;
+    case SF_Q5_1: return 24;
+    case SF_Q8_0: return 34;
+    default: return 18;
+  }
+}
+
 // Dimension `dim` of the value that begins at `at`.
 SF_FN float sf_value(const SF_DEVICE uint8_t *at, uint32_t type, uint64_t dim_stride, uint32_t dim) {
   switch (type) {
@@ -172,6 +237,64 @@ SF_FN float sf_value(const SF_DEVICE uint8_t *at, uint32_t type, uint64_t dim_st
     case SF_BF16: return sf_bits(uint32_t(*(const SF_DEVICE uint16_t *)(at + dim * dim_stride)) << 16);
     default: return sf_block_value(at + dim / 32 * dim_stride, type, dim % 32);
   }
+}
+
+typedef struct {
+  float x;
+  float y;
+  float z;
+  float w;
+} SfFour;
+
+// Elements `dim` to `dim + 3` of the key or value that begins at `at`, a multiple of 8 where they are floats, which are read
+// with few loads; `dim` is a multiple of 4.
+SF_FN SfFour sf_four(const SF_DEVICE uint8_t *at, uint32_t type, uint32_t dim) {
+  SfFour four;
+  if (type == SF_F32) {
+    const SF_DEVICE uint64_t *bits = (const SF_DEVICE uint64_t *)(at + 4 * dim);
+    uint64_t low = bits[0], high = bits[1];
+    four.x = sf_bits(uint32_t(low));
+    four.y = sf_bits(uint32_t(low >> 32));
+    four.z = sf_bits(uint32_t(high));
+    four.w = sf_bits(uint32_t(high >> 32));
+    return four;
+  }
+  if (type == SF_F16 || type == SF_BF16) {
+    uint64_t bits = *(const SF_DEVICE uint64_t *)(at + 2 * dim);
+    uint32_t low = uint32_t(bits), high = uint32_t(bits >> 32);
+    bool half_floats = type == SF_F16;
+    four.x = half_floats ? sf_half(low & 0xffffu) : sf_bits(low << 16);
+    four.y = half_floats ? sf_half(low >> 16) : sf_bits(low & 0xffff0000u);
+    four.z = half_floats ? sf_half(high & 0xffffu) : sf_bits(high << 16);
+    four.w = half_floats ? sf_half(high >> 16) : sf_bits(high & 0xffff0000u);
+    return four;
+  }
+  if (type != SF_Q8_0 && type != SF_Q4_0) {
+    const SF_DEVICE uint8_t *other = at + dim / 32 * sf_block_size(type);
+    four.x = sf_block_value(other, type, dim % 32);
+    four.y = sf_block_value(other, type, dim % 32 + 1);
+    four.z = sf_block_value(other, type, dim % 32 + 2);
+    four.w = sf_block_value(other, type, dim % 32 + 3);
+    return four;
+  }
+  bool wide = type == SF_Q8_0;
+  const SF_DEVICE uint16_t *block = (const SF_DEVICE uint16_t *)(at + dim / 32 * (wide ? 34 : 18));
+  float scale = sf_half(block[0]);
+  uint32_t i = dim % 32, from = 1 + (wide ? i : i % 16) / 2;
+  uint32_t bytes = uint32_t(block[from]) | uint32_t(block[from + 1]) << 16;
+  if (wide) {
+    four.x = scale * float(int8_t(bytes & 255));
+    four.y = scale * float(int8_t(bytes >> 8 & 255));
+    four.z = scale * float(int8_t(bytes >> 16 & 255));
+    four.w = scale * float(int8_t(bytes >> 24));
+    return four;
+  }
+  bytes = bytes >> (i < 16 ? 0 : 4) & 0x0f0f0f0fu;
+  four.x = scale * (float(bytes & 255) - 8.0f);
+  four.y = scale * (float(bytes >> 8 & 255) - 8.0f);
+  four.z = scale * (float(bytes >> 16 & 255) - 8.0f);
+  four.w = scale * (float(bytes >> 24) - 8.0f);
+  return four;
 }
 
 // Groups of a row's keys; a hidden key belongs to none.
@@ -213,6 +336,10 @@ typedef struct {
   float other;
   SfOebOutcome outcome;
 } SfFactors;
+
+SF_FN float sf_factor(SfFactors factors, uint32_t group) {
+  return group == SF_SAME ? factors.same : group == SF_BRIDGE ? factors.bridge : factors.other;
+}
 
 // OEB in F32; src/stepflow/oeb.rs has the same in F64 and says why.
 SF_FN SfFactors sf_oeb(SfMass mass, float tau_max, bool sinks) {

@@ -92,6 +92,16 @@ const char *smi(SfDevice *device, const SfHeadOutput *heads, float *output, cons
   return outcome(cudaGetLastError());
 }
 
+const char *attend(SfDevice *device, const SfFlash *flash, const SfFlashData *data, const uint32_t *cells,
+                   const float *bias, const SfPiece *pieces, uint32_t first_piece, uint32_t n_pieces,
+                   const SfFlashRow *rows, uint32_t first_row, uint32_t n, float *parts, SfOebOutcome *outcomes) {
+  Current current(device->ordinal);
+  forget_failures();
+  sf_launch_attend(device->stream, *flash, *data, cells, bias, pieces, first_piece, n_pieces, rows, first_row, n, parts,
+                   outcomes);
+  return outcome(cudaGetLastError());
+}
+
 const char *probe(SfDevice *device, const SfAttention *attention, float *probs, const uint8_t *mask,
                   const SfProbeKey *keys, const SfProbeRow *rows, uint32_t n, const float *factors) {
   Current current(device->ordinal);
@@ -105,7 +115,7 @@ const char *wait(SfDevice *device) {
   return outcome(cudaStreamSynchronize(device->stream));
 }
 
-const SfKernels kernels = {SF_VERSION, open, close, alloc, release, upload, download, oeb, smi, probe, wait};
+const SfKernels kernels = {SF_VERSION, open, close, alloc, release, upload, download, oeb, smi, attend, probe, wait};
 
 }  // namespace
 

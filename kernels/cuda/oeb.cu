@@ -8,35 +8,9 @@
 // first KEPT keys and their groups in registers; sums go over lanes of a warp, then over warps. When the row is below
 // its floor, each thread scales what it kept and, beyond THREADS * KEPT keys, reads and scales the rest. Hidden keys are
 // neither read into a sum nor written.
-#include "kernels.cuh"
+#include "sums.cuh"
 
 namespace {
-
-__device__ SfMass over_warp(SfMass mass) {
-  for (int lane = 16; lane > 0; lane /= 2) {
-    mass.same += __shfl_xor_sync(0xffffffffu, mass.same, lane);
-    mass.bridge += __shfl_xor_sync(0xffffffffu, mass.bridge, lane);
-    mass.other += __shfl_xor_sync(0xffffffffu, mass.other, lane);
-    mass.n_same += __shfl_xor_sync(0xffffffffu, mass.n_same, lane);
-    mass.n_bridge += __shfl_xor_sync(0xffffffffu, mass.n_bridge, lane);
-  }
-  return mass;
-}
-
-// The sum over all threads of the block, in every thread.
-template <int THREADS>
-__device__ SfMass over_block(SfMass mass) {
-  __shared__ SfMass warps[THREADS / 32];
-  mass = over_warp(mass);
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = mass;
-  __syncthreads();
-  SfMass none = {0, 0, 0, 0, 0};
-  return over_warp(threadIdx.x % 32 < THREADS / 32 ? warps[threadIdx.x % 32] : none);
-}
-
-__device__ float factor_of(const SfFactors &factors, uint32_t group) {
-  return group == SF_SAME ? factors.same : group == SF_BRIDGE ? factors.bridge : factors.other;
-}
 
 template <int THREADS, int KEPT>
 __global__ void __launch_bounds__(THREADS, 1)
@@ -66,17 +40,17 @@ SF_UNROLL
     mass = sf_counted(mass, group_of(key), p[key]);
   }
 
-  const SfFactors factors = sf_oeb(over_block<THREADS>(mass), row.tau_max, sinks);
+  const SfFactors factors = sf_oeb(sf_over_block<THREADS>(mass), row.tau_max, sinks);
   if (threadIdx.x == 0) outcomes[uint64_t(blockIdx.x) * attention.n_head + head] = factors.outcome;
   if (!factors.outcome.changed) return;
 SF_UNROLL
   for (int i = 0; i < KEPT; i++) {
     const uint32_t group = groups >> (2 * i) & 3;
-    if (group != SF_HIDDEN) p[i * THREADS + threadIdx.x] = kept[i] * factor_of(factors, group);
+    if (group != SF_HIDDEN) p[i * THREADS + threadIdx.x] = kept[i] * sf_factor(factors, group);
   }
   for (uint32_t key = KEPT * THREADS + threadIdx.x; key < n_kv; key += THREADS) {
     const uint32_t group = group_of(key);
-    if (group != SF_HIDDEN) p[key] *= factor_of(factors, group);
+    if (group != SF_HIDDEN) p[key] *= sf_factor(factors, group);
   }
 }
 

@@ -1,6 +1,6 @@
 // SMI: the mean of the window's values, times alpha, added to the head output.
 //
-// output    [n_head][n_rows][head_dim] F32, changed in place    values    the V cache; strides in bytes, of any layout
+// output    head_dim F32 of each row and head, changed in place  values    the V cache; strides in bytes, of any layout
 // cells     windows of all starts, one after the other          rows      [n] the step starts
 // outcomes  [n][n_head]
 //
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(THREADS, 1)
            const SfSmiRow *rows, SfSmiOutcome *outcomes) {
   const uint32_t head = blockIdx.y;
   const SfSmiRow row = rows[blockIdx.x];
-  float *out = output + (uint64_t(head) * heads.n_rows + row.row) * heads.head_dim;
+  float *out = output + head * heads.output_head + row.row * heads.output_row;
   const uint8_t *of_head = values + head / (heads.n_head / heads.n_head_kv) * heads.head_stride;
 
   float added = 0, total = 0;

@@ -22,10 +22,6 @@ inline SfMass over_lanes(SfMass mass) {
   return mass;
 }
 
-inline float factor_of(SfFactors factors, uint32_t group) {
-  return group == SF_SAME ? factors.same : group == SF_BRIDGE ? factors.bridge : factors.other;
-}
-
 kernel void oeb(constant SfAttention &attention [[buffer(0)]], constant uint32_t &sinks [[buffer(1)]],
                 device float *probs [[buffer(2)]], const device uint8_t *mask [[buffer(3)]],
                 const device uint8_t *labels [[buffer(4)]], const device SfOebRow *rows [[buffer(5)]],
@@ -64,10 +60,10 @@ kernel void oeb(constant SfAttention &attention [[buffer(0)]], constant uint32_t
   if (factors.outcome.changed == 0) return;
   for (uint32_t i = 0; i < OEB_KEPT; i++) {
     const uint32_t group = groups >> (2 * i) & 3;
-    if (group != SF_HIDDEN) p[i * OEB_THREADS + index] = kept[i] * factor_of(factors, group);
+    if (group != SF_HIDDEN) p[i * OEB_THREADS + index] = kept[i] * sf_factor(factors, group);
   }
   for (uint32_t key = OEB_KEPT * OEB_THREADS + index; key < n_kv; key += OEB_THREADS) {
     const uint32_t group = sf_group(seen, mask_type, labels[key], row.same, row.bridge, key);
-    if (group != SF_HIDDEN) p[key] *= factor_of(factors, group);
+    if (group != SF_HIDDEN) p[key] *= sf_factor(factors, group);
   }
 }

@@ -1,6 +1,6 @@
 // SMI: the mean of the window's values, times alpha, added to the head output.
 //
-// output    [n_head][n_rows][head_dim] F32, changed in place    values    the V cache; strides in bytes, of any layout
+// output    head_dim F32 of each row and head, changed in place  values    the V cache; strides in bytes, of any layout
 // cells     windows of all starts, one after the other          rows      [n] the step starts
 // outcomes  [n][n_head]
 //
@@ -18,7 +18,7 @@ kernel void smi(constant SfHeadOutput &heads [[buffer(0)]], device float *output
                 uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint32_t head = place.y;
   const SfSmiRow row = rows[place.x];
-  device float *out = output + (uint64_t(head) * heads.n_rows + row.row) * heads.head_dim;
+  device float *out = output + head * heads.output_head + row.row * heads.output_row;
   const device uint8_t *of_head = values + head / (heads.n_head / heads.n_head_kv) * heads.head_stride;
 
   float added = 0, total = 0;

@@ -12,6 +12,7 @@
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 #define SF_UNROLL
+#define SF_UNROLL_4
 
 struct dim3 {
   uint32_t x, y;

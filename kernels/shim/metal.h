@@ -29,17 +29,25 @@ enum class mem_flags { mem_threadgroup };
 
 inline void threadgroup_barrier(mem_flags) { fibers::barrier(); }
 
+// What the lane at `lane ^ other` has now.
+template <typename T>
+T simd_shuffle_xor(T value, uint32_t other) {
+  static_assert(sizeof(T) == 4, "an exchange is of 32 bits");
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  bits = fibers::exchange(bits, (fibers::block.current ^ other) % fibers::WARP);
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
 // Adds in the order that a butterfly over the lanes does.
 template <typename T>
 T simd_sum(T value) {
-  static_assert(sizeof(T) == 4, "an exchange is of 32 bits");
-  for (uint32_t lane = fibers::WARP / 2; lane > 0; lane /= 2) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    bits = fibers::exchange(bits, (fibers::block.current ^ lane) % fibers::WARP);
-    T other;
-    memcpy(&other, &bits, 4);
-    value += other;
-  }
+  for (uint32_t lane = fibers::WARP / 2; lane > 0; lane /= 2) value += simd_shuffle_xor(value, lane);
+  return value;
+}
+
+inline float simd_max(float value) {
+  for (uint32_t lane = fibers::WARP / 2; lane > 0; lane /= 2) value = fmaxf(value, simd_shuffle_xor(value, lane));
   return value;
 }

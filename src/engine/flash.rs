@@ -1,10 +1,10 @@
 //! Whether flash attention is on where StepFlow works: decided here alone, from where the model's layers run.
 //!
-//! In host memory our own kernel works inside flash attention, whatever the caches hold. Without flash attention the repairs
-//! are made on the softmax: in host memory, by the kernels of a device, or read back from one. No device has a kernel for
-//! flash attention yet.
+//! Our own kernel works inside flash attention, whatever the caches hold: in host memory, and in that of a device whose
+//! library has it. On another device flash attention is off, and the repairs are made on the softmax, which is read back.
 
-use crate::llama::{ContextParams, FlashAttention, Model};
+use crate::kernels::Library;
+use crate::llama::{ContextParams, DeviceInfo, FlashAttention, Model, devices};
 
 use super::EngineError;
 
@@ -14,19 +14,27 @@ use super::EngineError;
 /// When what was asked leaves StepFlow no place.
 pub fn flash_attention(model: &Model, context: &ContextParams) -> Result<FlashAttention, EngineError> {
     let quantized = !context.type_v.is_float();
-    let reason = match (context.flash_attention, model.is_offloaded()) {
-        (FlashAttention::Off, _) if quantized => "a quantized V cache needs flash attention; leave -fa off out",
-        (FlashAttention::Off, _) => return Ok(FlashAttention::Off),
-        (asked, false) => return Ok(asked),
-        (FlashAttention::Auto, true) if !quantized => return Ok(FlashAttention::Off),
-        (FlashAttention::Auto, true) => {
-            "a quantized V cache needs flash attention, in which StepFlow has no kernel for a GPU; use -ctv f16, or -ngl 0"
-        }
-        (FlashAttention::On, true) => {
-            "StepFlow has no kernel for a GPU inside flash attention; use -fa auto, or -ngl 0"
-        }
+    if quantized && context.flash_attention == FlashAttention::Off {
+        let reason = "a quantized V cache needs flash attention; leave -fa off out";
+        return Err(EngineError::NotHookable(reason.to_owned()));
+    }
+    let Some(device) = devices().into_iter().find(|device| model.is_offloaded() && is_without_kernels(device)) else {
+        return Ok(context.flash_attention);
     };
-    Err(EngineError::NotHookable(reason.to_owned()))
+    let backend = device.place.backend;
+    let why = format!("StepFlow has no kernels for {backend}, and works on the softmax there");
+    match context.flash_attention {
+        FlashAttention::On => Err(EngineError::NotHookable(format!("{why}; leave -fa on out, or use -ngl 0"))),
+        FlashAttention::Auto if quantized => {
+            Err(EngineError::NotHookable(format!("{why}, without a quantized V cache; use -ctv f16, or -ngl 0")))
+        }
+        FlashAttention::Auto | FlashAttention::Off => Ok(FlashAttention::Off),
+    }
+}
+
+/// Whether StepFlow would have to read back what lies on this device.
+fn is_without_kernels(device: &DeviceInfo) -> bool {
+    device.is_gpu && !matches!(Library::find(device.place.backend), Ok(Some(_)))
 }
 
 /// Whether StepFlow leaves a context of `model` its flash attention: then it costs nobody anything who does not use it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::kernels::attend::{Momentum, Outcome, Plan, RowWork};
 use crate::kernels::host::{Bridged, RowKeys, bridge_row, inject_row};
-use crate::kernels::{SfOebOutcome, SfSmiOutcome};
+use crate::kernels::{Place, SfOebOutcome, SfSmiOutcome};
 use crate::llama::{
     Attention, Cells, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, HookError, Point, Row,
 };
@@ -38,6 +38,8 @@ pub struct Repair {
     plans: HashMap<(usize, usize), HashMap<usize, Arc<Plan>>>,
     /// Whether any row of this micro-batch is treated where attention runs fused.
     wants_fused: bool,
+    /// Rows of this micro-batch.
+    n_rows: usize,
     /// Whether treated rows go through our kernel in all layers of this micro-batch.
     in_all_layers: bool,
     on_device: OnDevice,
@@ -57,6 +59,7 @@ impl Repair {
             keys: HashMap::new(),
             plans: HashMap::new(),
             wants_fused: false,
+            n_rows: 0,
             in_all_layers: false,
             on_device: OnDevice::default(),
         })
@@ -141,6 +144,7 @@ impl Hook for Repair {
     fn begin(&mut self, rows: &[Row]) {
         self.keys.clear();
         self.plans.clear();
+        self.n_rows = rows.len();
         self.in_all_layers = rows.len() <= MAX_ROWS_IN_ALL_LAYERS;
         self.on_device.begin();
         self.wants_fused = false;
@@ -175,8 +179,14 @@ impl Hook for Repair {
         self.wants_fused
     }
 
+    fn takes_all(&self, layer: usize) -> bool {
+        self.bridged.of_layer(layer, 0, self.n_rows).filter(is_bridging).count() == self.n_rows
+    }
+
     fn fused(&mut self, attention: &FusedAttention<'_>) -> Result<Vec<RowWork>, HookError> {
-        let FusedAttention { layer, first_row, rows, cells, .. } = *attention;
+        let FusedAttention { layer, first_row, rows, cells, stands, .. } = *attention;
+        // Where the graph has to stand still for our kernel, llama.cpp's is faster.
+        let in_all_layers = self.in_all_layers && !stands;
         let mut work: BTreeMap<usize, RowWork> = BTreeMap::new();
         let none = |row| RowWork { stream: 0, row, plan: None, tau_max: None, momentum: None };
         for (row, settings) in self.bridged.of_layer(layer, first_row, rows.len()).filter(is_bridging) {
@@ -187,21 +197,21 @@ impl Hook for Repair {
             let cells = cells.into_iter().map(|cell| cell as u32).collect();
             work.entry(row).or_insert_with(|| none(row)).momentum = Some(Momentum { cells, alpha });
         }
-        if self.in_all_layers {
+        if in_all_layers {
             let bridged = self.bridged.of_any_layer(first_row, rows.len()).filter(is_bridging);
             let treated = bridged.chain(self.starts.of_any_layer(first_row, rows.len()));
             treated.for_each(|(row, _)| _ = work.entry(row).or_insert_with(|| none(row)));
         }
         let plans = self.plans.entry(attention.mask_key()).or_default();
         for (row, work) in &mut work {
-            if self.in_all_layers || work.tau_max.is_some() {
+            if in_all_layers || work.tau_max.is_some() {
                 work.plan = Some(plans.entry(*row).or_insert_with(|| plan(attention, *row)).clone());
             }
         }
         Ok(work.into_values().collect())
     }
 
-    fn fused_done(&mut self, layer: usize, row: &Row, outcomes: &[Outcome]) {
+    fn fused_done(&mut self, layer: usize, row: &Row, place: Option<Place>, outcomes: &[Outcome]) {
         let mut counted = LayerStats::default();
         for Bridged { before, after, changed } in outcomes.iter().filter_map(|outcome| outcome.bridged) {
             counted.add_row(before, after, changed);
@@ -213,7 +223,8 @@ impl Hook for Repair {
             counted.merge(&injection(added, total));
         }
         if counted != LayerStats::default() {
-            shared.count(row, layer, Kernels::Fused, &counted);
+            let kernels = place.map_or(Kernels::Fused, |place| Kernels::of(place.backend));
+            shared.count(row, layer, kernels, &counted);
         }
     }
 

@@ -6,8 +6,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::ffi::{
-    SfAttention, SfDevice, SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow, SfProbeKey, SfProbeRow, SfSmiOutcome,
-    SfSmiRow,
+    SF_BF16, SF_F16, SF_F32, SF_IQ4_NL, SF_KEY_DIMS, SF_PIECE, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0,
+    SF_VALUE_DIMS, SfAttention, SfCache, SfDevice, SfFlash, SfFlashData, SfFlashRow, SfHeadOutput, SfKernels,
+    SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
 };
 use super::library::Library;
 
@@ -15,6 +16,9 @@ use super::library::Library;
 #[derive(Debug, thiserror::Error)]
 #[error("the kernels' device failed: {0}")]
 pub struct DeviceError(String);
+
+/// Bytes that the parts of one launch take, about: many rows are computed some at a time.
+const PARTS: usize = 16 << 20;
 
 /// A device with kernels of ours.
 #[derive(Clone)]
@@ -42,6 +46,13 @@ macro_rules! call {
     ($device:expr, $function:ident $(, $argument:expr)*) => {
         ($device.0.table.$function.expect("the table is full"))($device.0.raw.as_ptr() $(, $argument)*)
     };
+}
+
+impl DeviceError {
+    /// Of a device without kernels.
+    pub(super) fn none() -> Self {
+        Self("it has no kernels of ours".to_owned())
+    }
 }
 
 fn check(problem: *const c_char) -> Result<(), DeviceError> {
@@ -143,6 +154,62 @@ impl Device {
         Ok(found.as_slice())
     }
 
+    /// Attention with OEB inside of `rows` of `flash`, in every head. Returns `[rows][n_head]`, which `found` keeps.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When a row, a piece or a cell is outside, or a table is in the memory of another device.
+    pub fn attend<'o>(
+        &self,
+        flash: &FlashData<'_>,
+        FlashTables { cells, bias, pieces, rows }: &FlashTables,
+        slopes: &Table<f32>,
+        parts: &mut Parts,
+        found: &'o mut Shared<SfOebOutcome>,
+    ) -> Result<&'o [SfOebOutcome], DeviceError> {
+        let args = &flash.args;
+        let n_head = args.n_head as usize;
+        let has = |table: &Table<f32>| !table.values.is_empty();
+        let fits =
+            |row: &SfFlashRow| row.row < args.n_rows && ends_inside(row.first, row.n_pieces, pieces.values.len());
+        let lies_inside = |piece: &SfPiece| {
+            let row = rows.values.get(piece.row as usize).is_some();
+            row && piece.n_cells <= SF_PIECE && ends_inside(piece.first, piece.n_cells, cells.values.len())
+        };
+        assert!(rows.values.iter().all(fits) && pieces.values.iter().all(lies_inside));
+        assert!(cells.values.iter().all(|&cell| cell < args.n_kv));
+        assert!(!has(bias) || bias.values.len() == cells.values.len());
+        assert!(!has(slopes) || slopes.values.len() == n_head);
+        found.resize(self, rows.values.len() * n_head)?;
+        assert!(rows.values.is_empty() || rows.is_on(self) && cells.is_on(self) && pieces.is_on(self));
+        assert!([bias, slopes].into_iter().all(|table| !has(table) || table.is_on(self)));
+        let of_piece = n_head * (args.values.dim as usize + 2) * size_of::<f32>();
+        let pointer = |table: &Table<f32>| if has(table) { table.as_ptr() } else { std::ptr::null() };
+        let data = SfFlashData { slopes: pointer(slopes), ..flash.data };
+        let mut first = 0;
+        while first < rows.values.len() {
+            let from = rows.values[first].first;
+            let pieces_to = |row: &SfFlashRow| (row.first + row.n_pieces - from) as usize;
+            let more = rows.values[first + 1..].iter().take_while(|row| pieces_to(row) * of_piece <= PARTS).count();
+            let some = &rows.values[first..=first + more];
+            let n_pieces = some.last().map_or(0, pieces_to);
+            parts.grow(self, n_pieces * of_piece)?;
+            // SAFETY: `FlashData` vouches for its memory; tables are on this device and as long as they say, rows, pieces and
+            // cells are inside; launches run one after the other, so they may use the same parts.
+            check(unsafe {
+                let (cells, bias, pieces, rows) = (cells.as_ptr(), pointer(bias), pieces.as_ptr(), rows.as_ptr());
+                let (parts, outcomes) = (parts.as_mut_ptr(), found.as_mut_ptr());
+                let (n_pieces, at, n) = (n_pieces as u32, first as u32, some.len() as u32);
+                call!(self, attend, args, &data, cells, bias, pieces, from, n_pieces, rows, at, n, parts, outcomes)
+            })?;
+            first += some.len();
+        }
+        self.wait()?;
+        Ok(found.as_slice())
+    }
+
     /// Multiplies the keys of `rows` by `factors`, `[rows][n_head]`.
     ///
     /// # Errors
@@ -212,6 +279,95 @@ impl HeadOutputData<'_> {
     }
 }
 
+/// Flash attention of one layer in a device's memory, while the graph stands still behind it.
+pub struct FlashData<'g> {
+    args: SfFlash,
+    data: SfFlashData,
+    graph: PhantomData<&'g mut f32>,
+}
+
+impl FlashData<'_> {
+    /// `None` where the kernels cannot read its keys or values.
+    ///
+    /// # Safety
+    /// What `data` leads to is memory of the device that the kernels will run on, of the shapes that `args` says, and until
+    /// the end of `'g` nothing else uses the output or writes the rest. It has no slopes.
+    pub unsafe fn new(args: SfFlash, data: SfFlashData) -> Option<Self> {
+        let fits = |cache: &SfCache, most: u32, at: *const u8| {
+            let (dims, bytes) = match cache.type_ {
+                SF_F32 | SF_F16 | SF_BF16 => (4, 8),
+                SF_Q8_0 | SF_Q4_0 | SF_Q4_1 | SF_Q5_0 | SF_Q5_1 | SF_IQ4_NL => (32, 2),
+                _ => return false,
+            };
+            let places = [cache.cell_stride, cache.head_stride, at as u64];
+            cache.dim <= most && cache.dim % dims == 0 && places.iter().all(|place| place % bytes == 0)
+        };
+        let both = fits(&args.keys, SF_KEY_DIMS, data.keys) && fits(&args.values, SF_VALUE_DIMS, data.values);
+        both.then_some(Self { args, data, graph: PhantomData })
+    }
+
+    /// Query heads.
+    pub fn n_head(&self) -> usize {
+        self.args.n_head as usize
+    }
+
+    /// Its output and its values, as SMI sees them.
+    pub fn head_output(&self) -> HeadOutputData<'_> {
+        let SfFlash { output_row, output_head, values, n_kv, n_rows, n_head, n_head_kv, .. } = self.args;
+        // Of an element, or of a block.
+        let dim_stride = match values.type_ {
+            SF_F32 => 4,
+            SF_F16 | SF_BF16 => 2,
+            SF_Q8_0 => 34,
+            SF_Q5_1 => 24,
+            SF_Q5_0 => 22,
+            SF_Q4_1 => 20,
+            _ => 18,
+        };
+        let args = SfHeadOutput {
+            output_row,
+            output_head,
+            cell_stride: values.cell_stride,
+            dim_stride,
+            head_stride: values.head_stride,
+            value_type: values.type_,
+            head_dim: values.dim,
+            n_kv,
+            n_rows,
+            n_head,
+            n_head_kv,
+        };
+        HeadOutputData { args, output: self.data.output, values: self.data.values, graph: PhantomData }
+    }
+}
+
+/// What rows of flash attention go through: see `SfFlashRow` and `SfPiece`. Without a bias, masks only hide.
+#[derive(Default)]
+pub struct FlashTables {
+    /// Cells of all rows, group by group.
+    pub cells: Table<u32>,
+    /// What the mask adds to the score of each, or nothing.
+    pub bias: Table<f32>,
+    /// Pieces of all rows, one row after the other.
+    pub pieces: Table<SfPiece>,
+    /// The rows.
+    pub rows: Table<SfFlashRow>,
+}
+
+/// Memory for what pieces of attention come to.
+#[derive(Default)]
+pub struct Parts(Option<Memory>);
+
+impl Parts {
+    fn grow(&mut self, device: &Device, size: usize) -> Result<(), DeviceError> {
+        Memory::grow(&mut self.0, device, size, false)
+    }
+
+    fn as_mut_ptr(&self) -> *mut f32 {
+        self.0.as_ref().map_or(std::ptr::null_mut(), |memory| memory.at.as_ptr().cast())
+    }
+}
+
 /// Memory of a device, freed with its last user.
 struct Memory {
     device: Device,
@@ -271,6 +427,10 @@ unsafe impl Plain for SfOebOutcome {}
 unsafe impl Plain for SfSmiRow {}
 // SAFETY: as above.
 unsafe impl Plain for SfSmiOutcome {}
+// SAFETY: as above.
+unsafe impl Plain for SfPiece {}
+// SAFETY: as above.
+unsafe impl Plain for SfFlashRow {}
 // SAFETY: as above.
 unsafe impl Plain for SfProbeRow {}
 // SAFETY: as above.

@@ -18,8 +18,8 @@ use objc2_metal::{
 };
 
 use super::ffi::{
-    SF_BF16, SF_F16, SF_F32, SF_VERSION, SfAttention, SfDevice, SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow,
-    SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
+    SF_BF16, SF_F16, SF_F32, SF_Q8_0, SF_VERSION, SfAttention, SfCache, SfDevice, SfFlash, SfFlashData, SfFlashRow,
+    SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
 };
 
 type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
@@ -31,12 +31,16 @@ const PAGE: usize = 16384;
 const OEB_THREADS: usize = 256;
 const SMI_THREADS: usize = 128;
 const PROBE_THREADS: usize = 256;
+const ATTEND_THREADS: usize = 128;
+/// Heads of a threadgroup, as the source says.
+const ATTEND_HEADS: u32 = 4;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("../../kernels/args.h"),
     include_str!("../../kernels/metal/oeb.metal"),
     include_str!("../../kernels/metal/smi.metal"),
     include_str!("../../kernels/metal/probe.metal"),
+    include_str!("../../kernels/metal/attend.metal"),
 ];
 
 struct Metal {
@@ -45,6 +49,8 @@ struct Metal {
     oeb: Pipeline,
     smi: Pipeline,
     probe: Pipeline,
+    attend: Pipeline,
+    combine: Pipeline,
     /// Memory that `alloc` gave, by address.
     allocated: Mutex<HashMap<usize, Buffer>>,
 }
@@ -83,7 +89,8 @@ impl Metal {
         };
         let (oeb, smi) = (pipeline("oeb", OEB_THREADS)?, pipeline("smi", SMI_THREADS)?);
         let probe = pipeline("probe", PROBE_THREADS)?;
-        Ok(Self { device, queue, oeb, smi, probe, allocated: Mutex::default() })
+        let (attend, combine) = (pipeline("attend", ATTEND_THREADS)?, pipeline("combine", ATTEND_THREADS)?);
+        Ok(Self { device, queue, oeb, smi, probe, attend, combine, allocated: Mutex::default() })
     }
 
     /// The buffer that holds `len` bytes from `at` on, and where in it they begin.
@@ -102,13 +109,12 @@ impl Metal {
         Ok((buffer.ok_or("Metal cannot share the memory of a tensor")?, at as usize - start))
     }
 
-    /// Runs `n` x `n_head` threadgroups and waits for them.
+    /// Runs `width` x `height` threadgroups and waits for them.
     fn run(
         &self,
         pipeline: &Pipeline,
         threads: usize,
-        n: u32,
-        n_head: u32,
+        [width, height]: [u32; 2],
         arguments: &[Argument<'_>],
     ) -> Result<(), String> {
         // Before there is an encoder, which must not be left open when something fails.
@@ -132,7 +138,7 @@ impl Metal {
                 unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), *offset, index) };
             }
         }
-        let groups = MTLSize { width: n as usize, height: n_head as usize, depth: 1 };
+        let groups = MTLSize { width: width as usize, height: height as usize, depth: 1 };
         encoder.dispatchThreadgroups_threadsPerThreadgroup(groups, MTLSize { width: threads, height: 1, depth: 1 });
         encoder.endEncoding();
         commands.commit();
@@ -241,7 +247,7 @@ unsafe extern "C" fn oeb(
         Argument::Memory(rows.cast(), 0),
         Argument::Memory(outcomes.cast(), 0),
     ];
-    outcome(autoreleasepool(|_| metal.run(&metal.oeb, OEB_THREADS, n, attention.n_head, &arguments)))
+    outcome(autoreleasepool(|_| metal.run(&metal.oeb, OEB_THREADS, [n, attention.n_head], &arguments)))
 }
 
 /// Bytes from the first value of a V cache to the end of the last.
@@ -270,7 +276,8 @@ unsafe extern "C" fn smi(
 ) -> *const c_char {
     // SAFETY: by device.h.
     let (metal, heads) = unsafe { (metal(device), &*heads) };
-    let of_output = heads.head_dim as usize * heads.n_rows as usize * heads.n_head as usize * 4;
+    let last = u64::from(heads.n_rows - 1) * heads.output_row + u64::from(heads.n_head - 1) * heads.output_head;
+    let of_output = (last as usize + heads.head_dim as usize) * 4;
     // SAFETY: plain data that lives for the call.
     let first = unsafe { bytes_of(heads) };
     let arguments = [
@@ -281,7 +288,91 @@ unsafe extern "C" fn smi(
         Argument::Memory(rows.cast(), 0),
         Argument::Memory(outcomes.cast(), 0),
     ];
-    outcome(autoreleasepool(|_| metal.run(&metal.smi, SMI_THREADS, n, heads.n_head, &arguments)))
+    outcome(autoreleasepool(|_| metal.run(&metal.smi, SMI_THREADS, [n, heads.n_head], &arguments)))
+}
+
+/// Bytes from the first element of a cache to the end of the last.
+fn extent_of_cache(cache: &SfCache, flash: &SfFlash) -> usize {
+    let of_cell = match cache.type_ {
+        SF_F32 => 4 * cache.dim,
+        SF_F16 | SF_BF16 => 2 * cache.dim,
+        SF_Q8_0 => cache.dim / 32 * 34,
+        _ => cache.dim / 32 * 18,
+    };
+    let last = u64::from(flash.n_kv - 1) * cache.cell_stride + u64::from(flash.n_head_kv - 1) * cache.head_stride;
+    last as usize + of_cell as usize
+}
+
+unsafe extern "C" fn attend(
+    device: *mut SfDevice,
+    flash: *const SfFlash,
+    data: *const SfFlashData,
+    cells: *const u32,
+    bias: *const f32,
+    pieces: *const SfPiece,
+    first_piece: u32,
+    n_pieces: u32,
+    rows: *const SfFlashRow,
+    first_row: u32,
+    n: u32,
+    parts: *mut f32,
+    outcomes: *mut SfOebOutcome,
+) -> *const c_char {
+    // SAFETY: by device.h.
+    let (metal, flash, data) = unsafe { (metal(device), &*flash, &*data) };
+    let SfFlash { n_rows, n_head, n_head_kv, .. } = *flash;
+    let optional: u32 =
+        [data.sinks, data.slopes, bias].iter().enumerate().map(|(i, at)| u32::from(!at.is_null()) << i).sum();
+    // What is not there is not read, but an argument all the same.
+    let given =
+        |at: *const f32| Argument::Memory(if at.is_null() { outcomes.cast_const().cast() } else { at.cast() }, 0);
+    let floats = |row: u64, head: u64, dim: u32| {
+        (u64::from(n_rows - 1) * row + u64::from(n_head - 1) * head + u64::from(dim)) as usize * 4
+    };
+    // SAFETY: plain data that lives for the call.
+    let first = || unsafe { [bytes_of(flash), bytes_of(&raw const optional), bytes_of(&raw const first_piece)] };
+    let of_n_head = n_head as usize * 4;
+    let sinks = if data.sinks.is_null() { given(data.sinks) } else { Argument::Memory(data.sinks.cast(), of_n_head) };
+    let [a, b, c] = first();
+    let pieces_of = [
+        a,
+        b,
+        c,
+        Argument::Memory(data.queries.cast(), floats(flash.query_row, flash.query_head, flash.keys.dim)),
+        Argument::Memory(data.keys.cast(), extent_of_cache(&flash.keys, flash)),
+        Argument::Memory(data.values.cast(), extent_of_cache(&flash.values, flash)),
+        given(data.slopes),
+        Argument::Memory(cells.cast(), 0),
+        given(bias),
+        Argument::Memory(pieces.cast(), 0),
+        Argument::Memory(rows.cast(), 0),
+        Argument::Memory(parts.cast_const().cast(), 0),
+    ];
+    let [a, b, c] = first();
+    let together = [
+        a,
+        b,
+        c,
+        // SAFETY: as above.
+        unsafe { bytes_of(&raw const first_row) },
+        sinks,
+        Argument::Memory(pieces.cast(), 0),
+        Argument::Memory(rows.cast(), 0),
+        Argument::Memory(parts.cast_const().cast(), 0),
+        Argument::Memory(
+            data.output.cast_const().cast(),
+            floats(flash.output_row, flash.output_head, flash.values.dim),
+        ),
+        Argument::Memory(outcomes.cast_const().cast(), 0),
+    ];
+    let blocks = n_head_kv * (n_head / n_head_kv).div_ceil(ATTEND_HEADS);
+    outcome(autoreleasepool(|_| {
+        // A row that sees nothing has no pieces.
+        if n_pieces > 0 {
+            metal.run(&metal.attend, ATTEND_THREADS, [n_pieces, blocks], &pieces_of)?;
+        }
+        metal.run(&metal.combine, ATTEND_THREADS, [n, n_head], &together)
+    }))
 }
 
 unsafe extern "C" fn probe(
@@ -307,7 +398,7 @@ unsafe extern "C" fn probe(
         Argument::Memory(rows.cast(), 0),
         Argument::Memory(factors.cast(), 0),
     ];
-    outcome(autoreleasepool(|_| metal.run(&metal.probe, PROBE_THREADS, n, attention.n_head, &arguments)))
+    outcome(autoreleasepool(|_| metal.run(&metal.probe, PROBE_THREADS, [n, attention.n_head], &arguments)))
 }
 
 /// Kernels are waited for where they are started.
@@ -325,6 +416,7 @@ static KERNELS: SfKernels = SfKernels {
     download: Some(copy),
     oeb: Some(oeb),
     smi: Some(smi),
+    attend: Some(attend),
     probe: Some(probe),
     wait: Some(wait),
 };

@@ -11,10 +11,13 @@ mod metal;
 
 use std::collections::HashMap;
 
-pub use device::{AttentionData, Device, DeviceError, HeadOutputData, Plain, Shared, Table};
+pub use device::{
+    AttentionData, Device, DeviceError, FlashData, FlashTables, HeadOutputData, Parts, Plain, Shared, Table,
+};
 pub use ffi::{
-    SF_BF16, SF_F16, SF_F32, SF_IQ4_NL, SF_NO_CELL, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0, SfAttention,
-    SfHeadOutput, SfOebOutcome, SfOebRow, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
+    SF_BF16, SF_F16, SF_F32, SF_IQ4_NL, SF_NO_CELL, SF_PIECE, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0, SfAttention,
+    SfCache, SfFlash, SfFlashData, SfFlashRow, SfHeadOutput, SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow,
+    SfSmiOutcome, SfSmiRow,
 };
 pub use library::{Library, LibraryError};
 

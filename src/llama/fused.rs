@@ -1,5 +1,6 @@
-//! Flash attention whose rows our own kernel computes or changes, inside the graph that runs: a node is given our function
-//! for an operation, and ggml's own threads run it.
+//! Flash attention whose rows our own kernel computes or changes. In host memory, inside the graph that runs: a node is given
+//! our function for an operation, and ggml's own threads run it. On a device, and where the mask is computed by the graph,
+//! the graph stands still behind it.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -7,10 +8,11 @@ use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::kernels::attend::{Attend, Outcome, Processor, RowWork, Scratch};
+use crate::kernels::Place;
+use crate::kernels::attend::{Attend, OnDevice, Outcome, Processor, RowWork, Scratch};
 
 use super::error::HookError;
-use super::tensor::{Tensor, fused_layer};
+use super::tensor::{Flash, Tensor};
 
 /// As `ggml_custom_4d` lays it into a node's parameters.
 #[repr(C)]
@@ -27,11 +29,14 @@ const ALL_THREADS: c_int = -1;
 
 type Parameters = [i32; 16];
 
-/// What was put into the graph that runs.
+/// What was put into the graph that runs, or taken out of it.
 #[derive(Default)]
 pub(super) struct Fused {
     swaps: Vec<Swap>,
+    /// Nodes that were given no operation, and what it was.
+    skipped: Vec<(NonNull<sys::ggml_tensor>, sys::ggml_op)>,
     scratch: Arc<Scratch>,
+    on_device: OnDevice,
 }
 
 /// A node that was given another operation, and what it was.
@@ -48,6 +53,8 @@ struct Swap {
 /// What was done to rows of a layer.
 pub(super) struct Done {
     pub layer: usize,
+    /// The device that did it; none is the host.
+    pub place: Option<Place>,
     /// Rows of a stream.
     pub n_rows: usize,
     pub rows: Vec<RowWork>,
@@ -72,11 +79,8 @@ impl Fused {
         rows: Vec<RowWork>,
     ) -> Result<(), HookError> {
         let [_, _, n_rows, n_streams] = attention.shape();
-        let layer_data = fused_layer(attention)?;
-        let n_kv = attention.source(1).map_or(0, |keys| keys.shape()[1]);
-        if !rows.iter().all(|work| fits(work, [n_rows, n_streams, n_kv])) {
-            return Err("a hook asked for rows or cells that attention does not have".into());
-        }
+        let layer_data = Flash::new(attention)?.layer()?;
+        check(attention, &rows)?;
         // Where all rows are ours, ggml need not compute any.
         let all = rows.len() == n_rows * n_streams && rows.iter().all(|row| row.plan.is_some());
         let node = if all { attention } else { view };
@@ -101,6 +105,50 @@ impl Fused {
         Ok(())
     }
 
+    /// Has llama.cpp not compute a flash attention that has not run yet.
+    pub fn skip(&mut self, attention: Tensor<'_>) {
+        let raw = attention.raw();
+        // SAFETY: as in `put`.
+        let operation = unsafe { std::mem::replace(&mut (*raw.as_ptr()).op, sys::GGML_OP_NONE) };
+        self.skipped.push((raw, operation));
+    }
+
+    /// Has `rows` of a flash attention computed by our kernel now: the graph stands still behind it.
+    ///
+    /// # Errors
+    /// When there is no kernel for where it lies, or it fails.
+    pub fn run(&mut self, attention: Tensor<'_>, layer: usize, rows: Vec<RowWork>) -> Result<Done, HookError> {
+        let [_, _, n_rows, n_streams] = attention.shape();
+        let flash = Flash::new(attention)?;
+        check(attention, &rows)?;
+        let all = rows.len() == n_rows * n_streams && rows.iter().all(|row| row.plan.is_some());
+        if !all && self.skipped.last().is_some_and(|(node, _)| *node == attention.raw()) {
+            return Err("a hook left out rows of an attention that was its own".into());
+        }
+        if flash.is_host() {
+            // SAFETY: the graph stands still, and rows and cells are those that it has.
+            let work = unsafe { Attend::new(flash.layer()?, rows, Processor::here(), self.scratch.clone()) };
+            work.work();
+            let (rows, outcomes) = work.finish()?;
+            return Ok(Done { layer, place: None, n_rows, rows, outcomes });
+        }
+        let place =
+            flash.place().ok_or("StepFlow needs a layer's attention and its cache on one device; use -fa off")?;
+        if !self.on_device.reaches(place) {
+            let backend = place.backend;
+            return Err(format!("StepFlow has no kernel for flash attention on {backend}; use -fa off").into());
+        }
+        let (slopes, mut outcomes) = (flash.slopes(), Vec::new());
+        for stream in 0..n_streams {
+            let data = flash.on_device(stream).ok_or_else(|| {
+                format!("StepFlow's kernel for {} cannot read this cache; use -fa off", place.backend)
+            })?;
+            let own = rows.partition_point(|row| row.stream < stream)..rows.partition_point(|row| row.stream <= stream);
+            outcomes.extend(self.on_device.attend(place, &data, &slopes, &rows[own])?);
+        }
+        Ok(Done { layer, place: Some(place), n_rows, rows, outcomes })
+    }
+
     /// Gives all nodes their operations back, for graphs are used again, and returns what was done.
     ///
     /// # Errors
@@ -108,6 +156,15 @@ impl Fused {
     pub fn take(&mut self) -> Result<Vec<Done>, String> {
         let mut done = Vec::new();
         let mut failure = None;
+        for (node, operation) in self.skipped.drain(..) {
+            // SAFETY: as below.
+            unsafe {
+                let node = &mut *node.as_ptr();
+                if node.op == sys::GGML_OP_NONE {
+                    node.op = operation;
+                }
+            }
+        }
         for Swap { node, operation, parameters, ours, layer, n_rows, work } in self.swaps.drain(..) {
             // SAFETY: the graph's memory is there until the context builds another; in a node that is another by now,
             // nothing is changed.
@@ -118,7 +175,7 @@ impl Fused {
                 }
             }
             match work.finish() {
-                Ok((rows, outcomes)) => done.push(Done { layer, n_rows, rows, outcomes }),
+                Ok((rows, outcomes)) => done.push(Done { layer, place: None, n_rows, rows, outcomes }),
                 Err(message) => failure = Some(message),
             }
         }
@@ -126,13 +183,21 @@ impl Fused {
     }
 }
 
-/// Whether a row is one of the attention's, and all cells that are read for it.
-fn fits(work: &RowWork, [n_rows, n_streams, n_kv]: [usize; 3]) -> bool {
-    let window = work.momentum.iter().flat_map(|momentum| &momentum.cells);
-    work.row < n_rows
-        && work.stream < n_streams
-        && work.plan.as_ref().is_none_or(|plan| plan.fits(n_kv))
-        && window.into_iter().all(|cell| (*cell as usize) < n_kv)
+/// Whether all rows are those of the attention, and all cells that are read for them.
+fn check(attention: Tensor<'_>, rows: &[RowWork]) -> Result<(), HookError> {
+    let [_, _, n_rows, n_streams] = attention.shape();
+    let n_kv = attention.source(1).map_or(0, |keys| keys.shape()[1]);
+    let window = |work: &RowWork| {
+        let mut cells = work.momentum.iter().flat_map(|momentum| &momentum.cells);
+        cells.all(|cell| (*cell as usize) < n_kv)
+    };
+    let plan = |work: &RowWork| work.plan.as_ref().is_none_or(|plan| plan.fits(n_kv));
+    let fits = |work: &RowWork| work.row < n_rows && work.stream < n_streams && plan(work) && window(work);
+    if rows.iter().all(fits) {
+        Ok(())
+    } else {
+        Err("a hook asked for rows or cells that attention does not have".into())
+    }
 }
 
 /// `ggml_custom_op_t`: one thread's share of the work.

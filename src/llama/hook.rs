@@ -59,8 +59,14 @@ pub trait Hook: Send {
         false
     }
 
-    /// Fused attention of a layer, before it runs, in host memory: what our own kernel is to do, and to which rows. Rows that
-    /// are left out are llama.cpp's. `stream` of the work is set by the caller.
+    /// Whether the attention of all rows in `layer` is ours, where attention runs fused: then llama.cpp's need not run.
+    fn takes_all(&self, layer: usize) -> bool {
+        let _ = layer;
+        false
+    }
+
+    /// Fused attention of a layer: what our own kernel is to do, and to which rows. Rows that are left out are llama.cpp's.
+    /// `stream` of the work is set by the caller.
     ///
     /// # Errors
     /// Anything; it ends the decode.
@@ -69,9 +75,9 @@ pub trait Hook: Send {
         Ok(Vec::new())
     }
 
-    /// What came of it: `outcomes` of `row`, one a head.
-    fn fused_done(&mut self, layer: usize, row: &Row, outcomes: &[Outcome]) {
-        let _ = (layer, row, outcomes);
+    /// What came of it: `outcomes` of `row`, one a head. `place` is the device that did it; none is the host.
+    fn fused_done(&mut self, layer: usize, row: &Row, place: Option<Place>, outcomes: &[Outcome]) {
+        let _ = (layer, row, place, outcomes);
     }
 
     /// The head outputs of a layer.
@@ -142,6 +148,8 @@ pub struct FusedAttention<'a> {
     pub rows: &'a [Row],
     /// What the cells hold.
     pub cells: &'a Cells,
+    /// Whether the graph stands still at it, which it need not do in host memory.
+    pub stands: bool,
     pub(super) mask: Mask<'a>,
 }
 

@@ -13,7 +13,9 @@ use half::{bf16, f16};
 use llama_cpp_sys_2 as sys;
 
 use crate::kernels::attend::{Cache, Floats, Kind, Layer};
-use crate::kernels::{AttentionData, HeadOutputData, Place, SfAttention, SfHeadOutput};
+use crate::kernels::{
+    AttentionData, FlashData, HeadOutputData, Place, SfAttention, SfCache, SfFlash, SfFlashData, SfHeadOutput,
+};
 
 use super::error::HookError;
 
@@ -372,44 +374,117 @@ impl<'g> Values<'g> {
     }
 }
 
-/// What our kernel needs to know of a flash attention in host memory.
-pub(super) fn fused_layer(node: Tensor<'_>) -> Result<Layer, HookError> {
-    let source = |index: usize| node.source(index).ok_or("flash attention without queries, keys or values");
-    let (queries, keys, values) = (source(0)?, source(1)?.before_cast(), source(2)?.before_cast());
-    let sinks = node.source(4);
-    if let Some(elsewhere) =
-        [Some(node), Some(queries), Some(keys), Some(values), sinks].into_iter().flatten().find(|t| !t.is_host())
-    {
-        let place = elsewhere.place().map_or("a device", |place| place.backend);
-        return Err(format!("StepFlow has no kernel for flash attention on {place}; use -fa off").into());
+/// Flash attention, and what it is computed from.
+pub(super) struct Flash<'g> {
+    node: Tensor<'g>,
+    queries: Tensor<'g>,
+    keys: Tensor<'g>,
+    values: Tensor<'g>,
+    sinks: Option<Tensor<'g>>,
+    n_head: usize,
+    n_head_kv: usize,
+}
+
+impl<'g> Flash<'g> {
+    pub fn new(node: Tensor<'g>) -> Result<Self, HookError> {
+        let source = |index: usize| node.source(index).ok_or("flash attention without queries, keys or values");
+        let (queries, keys, values) = (source(0)?, source(1)?.before_cast(), source(2)?.before_cast());
+        queries.check_f32()?;
+        node.check_contiguous_f32()?;
+        let ([dim, _, n_head, _], [_, _, n_head_kv, _]) = (queries.shape(), values.shape());
+        if keys.shape()[0] != dim || keys.shape()[2] != n_head_kv || n_head % n_head_kv != 0 {
+            return Err("flash attention whose keys and values have different heads".into());
+        }
+        Ok(Self { node, queries, keys, values, sinks: node.source(4), n_head, n_head_kv })
     }
-    queries.check_f32()?;
-    node.check_contiguous_f32()?;
-    let [dim, _, n_head, _] = queries.shape();
-    let [value_dim, _, n_head_kv, _] = values.shape();
-    if keys.shape()[0] != dim || keys.shape()[2] != n_head_kv || n_head % n_head_kv != 0 {
-        return Err("flash attention whose keys and values have different heads".into());
+
+    fn tensors(&self) -> impl Iterator<Item = Tensor<'g>> {
+        [Some(self.node), Some(self.queries), Some(self.keys), Some(self.values), self.sinks].into_iter().flatten()
     }
-    let (q, n) = (queries.get(), node.get());
-    let parameter = |index: usize| f32::from_bits(n.op_params[index].cast_unsigned());
-    let floats = |bytes: usize| bytes / size_of::<f32>();
-    Ok(Layer {
-        queries: Floats {
-            data: q.data.cast_const().cast(),
-            row: floats(q.nb[1]),
-            head: floats(q.nb[2]),
-            stream: floats(q.nb[3]),
-        },
-        keys: keys.cache(dim)?,
-        values: values.cache(value_dim)?,
-        output: Floats { data: n.data.cast(), row: floats(n.nb[2]), head: floats(n.nb[1]), stream: floats(n.nb[3]) },
-        sinks: sinks.map_or(std::ptr::null(), |sinks| sinks.get().data.cast_const().cast()),
-        n_head,
-        n_head_kv,
-        scale: parameter(0),
-        softcap: parameter(2),
-        slopes: slopes(n_head, parameter(1)),
-    })
+
+    /// Whether all of it is in host memory.
+    pub fn is_host(&self) -> bool {
+        self.tensors().all(|tensor| tensor.is_host())
+    }
+
+    /// The device that has all of it in its memory; `None` where it lies apart or elsewhere.
+    pub fn place(&self) -> Option<Place> {
+        self.node.place().filter(|place| self.tensors().all(|tensor| tensor.place() == Some(*place)))
+    }
+
+    fn parameter(&self, index: usize) -> f32 {
+        f32::from_bits(self.node.get().op_params[index].cast_unsigned())
+    }
+
+    /// What heads multiply the mask's bias by; none where it only hides.
+    pub fn slopes(&self) -> Vec<f32> {
+        slopes(self.n_head, self.parameter(1))
+    }
+
+    /// What our kernel needs to know of it in host memory.
+    pub fn layer(&self) -> Result<Layer, HookError> {
+        let (q, n) = (self.queries.get(), self.node.get());
+        let floats = |bytes: usize| bytes / size_of::<f32>();
+        Ok(Layer {
+            queries: Floats {
+                data: q.data.cast_const().cast(),
+                row: floats(q.nb[1]),
+                head: floats(q.nb[2]),
+                stream: floats(q.nb[3]),
+            },
+            keys: self.keys.cache(self.keys.shape()[0])?,
+            values: self.values.cache(self.values.shape()[0])?,
+            output: Floats {
+                data: n.data.cast(),
+                row: floats(n.nb[2]),
+                head: floats(n.nb[1]),
+                stream: floats(n.nb[3]),
+            },
+            sinks: self.sinks.map_or(std::ptr::null(), |sinks| sinks.get().data.cast_const().cast()),
+            n_head: self.n_head,
+            n_head_kv: self.n_head_kv,
+            scale: self.parameter(0),
+            softcap: self.parameter(2),
+            slopes: self.slopes(),
+        })
+    }
+
+    /// What the kernels of its [`Flash::place`] need to know of one stream; `None` where they have no room for it.
+    pub fn on_device(&self, stream: usize) -> Option<FlashData<'g>> {
+        let (q, k, v, n) = (self.queries.get(), self.keys.get(), self.values.get(), self.node.get());
+        let floats = |bytes: usize| (bytes / size_of::<f32>()) as u64;
+        let cache = |tensor: &sys::ggml_tensor| SfCache {
+            cell_stride: tensor.nb[1] as u64,
+            head_stride: tensor.nb[2] as u64,
+            type_: tensor.type_,
+            dim: tensor.ne[0] as u32,
+        };
+        let args = SfFlash {
+            query_row: floats(q.nb[1]),
+            query_head: floats(q.nb[2]),
+            output_row: floats(n.nb[2]),
+            output_head: floats(n.nb[1]),
+            keys: cache(k),
+            values: cache(v),
+            n_kv: k.ne[1] as u32,
+            n_rows: q.ne[1] as u32,
+            n_head: self.n_head as u32,
+            n_head_kv: self.n_head_kv as u32,
+            scale: self.parameter(0),
+            softcap: self.parameter(2),
+        };
+        let at = |tensor: &sys::ggml_tensor| tensor.data.cast::<u8>().wrapping_add(stream * tensor.nb[3]);
+        let data = SfFlashData {
+            queries: at(q).cast_const().cast(),
+            keys: at(k).cast_const(),
+            values: at(v).cast_const(),
+            sinks: self.sinks.map_or(std::ptr::null(), |sinks| sinks.get().data.cast_const().cast()),
+            slopes: std::ptr::null(),
+            output: at(n).cast(),
+        };
+        // SAFETY: all of it is in the memory of `place`, with these shapes, and the graph stands still.
+        unsafe { FlashData::new(args, data) }
+    }
 }
 
 /// What heads multiply the mask by (ALiBi), as ggml does it; none without a bias.
@@ -467,6 +542,8 @@ pub(super) fn head_output_on_device<'g>(
     let [head_dim, n_rows, n_head, _] = node.shape();
     let [n_kv, _, n_head_kv, _] = values.shape();
     let args = SfHeadOutput {
+        output_row: head_dim as u64,
+        output_head: (head_dim * n_rows) as u64,
         cell_stride: v.nb[0] as u64,
         dim_stride: v.nb[1] as u64,
         head_stride: v.nb[2] as u64,

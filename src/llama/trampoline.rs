@@ -12,7 +12,7 @@ use super::cells::{Caches, Cells, Streams};
 use super::error::HookError;
 use super::fused::{Done, Fused};
 use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
-use super::tensor::{Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
+use super::tensor::{Flash, Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
 use crate::kernels::attend::RowWork;
 
 /// Lives in a box as long as its context; llama.cpp holds the address.
@@ -27,6 +27,8 @@ pub(super) struct State {
     softmaxes: HashMap<usize, NonNull<sys::ggml_tensor>>,
     /// Of the running graph: flash attention whose output is not read yet.
     flash: Option<NonNull<sys::ggml_tensor>>,
+    /// Of the running graph: flash attention behind which it stands still, and its layer.
+    stands_at: Option<(NonNull<sys::ggml_tensor>, usize)>,
     fused: Fused,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
@@ -45,6 +47,7 @@ impl State {
             keys: HashMap::new(),
             softmaxes: HashMap::new(),
             flash: None,
+            stands_at: None,
             fused: Fused::default(),
             offers_attention: false,
             is_fused: false,
@@ -61,6 +64,7 @@ impl State {
         self.keys.clear();
         self.softmaxes.clear();
         self.flash = None;
+        self.stands_at = None;
         self.error = None;
         self.hook.begin(&self.rows);
     }
@@ -81,7 +85,7 @@ impl State {
         let n_head = done.outcomes.len() / done.rows.len().max(1);
         for (work, outcomes) in done.rows.iter().zip(done.outcomes.chunks(n_head.max(1))) {
             let row = &self.rows[work.stream * done.n_rows + work.row];
-            self.hook.fused_done(done.layer, row, outcomes);
+            self.hook.fused_done(done.layer, row, done.place, outcomes);
         }
     }
 
@@ -90,9 +94,7 @@ impl State {
         if let Some(flash) = self.flash.filter(|flash| node.source(0).is_some_and(|source| source.raw() == *flash)) {
             self.flash = None;
             // SAFETY: a node of the graph that runs now: it is forgotten when the next one begins.
-            return unsafe { Tensor::new(flash.as_ptr()) }
-                .map_or(Ok(()), |flash| self.put(flash, node))
-                .map(|()| false);
+            return unsafe { Tensor::new(flash.as_ptr()) }.map_or(Ok(false), |flash| self.enter(flash, node));
         }
         match node.op() {
             sys::GGML_OP_FLASH_ATTN_EXT => {
@@ -118,31 +120,55 @@ impl State {
         }
     }
 
-    /// Puts our kernel into the graph where the hook wants it; `view` is what the output of `flash` is read through.
-    fn put(&mut self, flash: Tensor<'_>, view: Tensor<'_>) -> Result<(), HookError> {
+    /// Has our kernel work on a flash attention where the hook wants it; `view` is what its output is read through. Returns
+    /// whether the graph has to stand still behind it.
+    fn enter(&mut self, flash: Tensor<'_>, view: Tensor<'_>) -> Result<bool, HookError> {
         // With latent attention the output is read through something that has no name yet.
         let named = || number_in(view.name()).or_else(|| number_in(flash.source(0)?.name()));
         let layer = named().ok_or("flash attention of no known layer")?;
         let [_, _, n_rows, n_streams] = flash.shape();
         self.check_rows(n_rows * n_streams)?;
         let keys = flash.source(1).ok_or("flash attention without keys")?;
-        let n_kv = keys.shape()[1];
         let cache = cache_of(keys.before_cast()).ok_or("attention over keys that are in no cache")?;
         self.keys.insert(layer, cache);
         let mask = flash.source(3).ok_or("attention without a mask")?;
-        if mask.op() != sys::GGML_OP_NONE || !mask.is_host() {
-            return Err("StepFlow needs to know the attention mask before the graph runs; use -fa off".into());
+        if Flash::new(flash)?.is_host() && mask.op() == sys::GGML_OP_NONE && mask.is_host() {
+            let rows = self.work_on(flash, layer, false)?;
+            return if rows.is_empty() { Ok(false) } else { self.fused.put(flash, view, layer, rows).map(|()| false) };
         }
+        if ![Point::Attention, Point::HeadOutput].iter().any(|point| self.hook.wants(*point, layer)) {
+            return Ok(false);
+        }
+        if self.hook.takes_all(layer) {
+            self.fused.skip(flash);
+        }
+        self.stands_at = Some((flash.raw(), layer));
+        Ok(true)
+    }
+
+    /// What the hook wants done to rows of a flash attention.
+    fn work_on(&mut self, flash: Tensor<'_>, layer: usize, stands: bool) -> Result<Vec<RowWork>, HookError> {
+        let ([_, _, n_rows, _], n_kv) = (flash.shape(), flash.source(1).map_or(0, |keys| keys.shape()[1]));
         let Self { hook, caches, rows, read_masks, keys, .. } = self;
         let streams = streams_of(caches, keys, layer)?;
-        let mask = Mask::new(mask, read_masks)?;
+        let mask = Mask::new(flash.source(3).ok_or("attention without a mask")?, read_masks)?;
         let mut all = Vec::new();
         for (stream, rows) in rows.chunks(n_rows).enumerate() {
             let (mask, cells, first_row) = (mask.of_stream(stream), cells_of(streams, rows)?, stream * n_rows);
-            let attention = FusedAttention { layer, n_kv, first_row, rows, cells, mask };
+            let attention = FusedAttention { layer, n_kv, first_row, rows, cells, stands, mask };
             all.extend(hook.fused(&attention)?.into_iter().map(|work| RowWork { stream, ..work }));
         }
-        if all.is_empty() { Ok(()) } else { self.fused.put(flash, view, layer, all) }
+        Ok(all)
+    }
+
+    /// The graph stands still behind a flash attention.
+    fn visit_flash(&mut self, flash: Tensor<'_>, layer: usize) -> Result<(), HookError> {
+        let rows = self.work_on(flash, layer, true)?;
+        if !rows.is_empty() {
+            let done = self.fused.run(flash, layer, rows)?;
+            self.report(&done);
+        }
+        Ok(())
     }
 
     /// Whether the mask has to be kept for the head output that follows: later its memory may hold something else.
@@ -178,6 +204,10 @@ impl State {
 
     /// Called with the node's data ready.
     fn visit(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
+        if let Some((flash, layer)) = self.stands_at.take() {
+            // SAFETY: as in `ask`.
+            return unsafe { Tensor::new(flash.as_ptr()) }.map_or(Ok(()), |flash| self.visit_flash(flash, layer));
+        }
         if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
             if let Some(mask) = node.source(1).filter(|_| self.wants_mask(node, layer)) {
                 Mask::keep(mask, &mut self.read_masks);

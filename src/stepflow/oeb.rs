@@ -7,7 +7,7 @@
 /// Keeps divisions and logarithms away from zero; the value of the released code.
 pub const EPSILON: f64 = 1e-6;
 
-/// The group of a visible key as its row sees it.
+/// The group of a visible key as its row sees it; numbered as in kernels/args.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// The row's own segment.

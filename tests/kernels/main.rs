@@ -1,6 +1,7 @@
 //! The GPU kernels against the oracle, case by case: their sources on the CPU, or with `STEPFLOW_KERNELS` a built library
 //! on the GPU that it is for.
 
+mod attend;
 mod attention;
 mod cache;
 mod draw;
@@ -15,20 +16,32 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shim::Language;
-use stepflow::kernels::{Device, Library, Plain, Table};
+use stepflow::kernels::{Device, Library, Place, Plain, Table};
 
-/// Every device with kernels to check, by name.
-fn devices() -> &'static [(String, Device)] {
-    static DEVICES: OnceLock<Vec<(String, Device)>> = OnceLock::new();
+/// A device with kernels to check.
+struct On {
+    name: &'static str,
+    device: Device,
+    place: Place,
+}
+
+impl On {
+    /// The first device of a library, which serves a backend of this name from here on.
+    fn new(name: &'static str, library: Library) -> Self {
+        library.provide(name);
+        Self { name, device: Device::open(library, 0).unwrap(), place: Place { backend: name, ordinal: 0 } }
+    }
+}
+
+fn devices() -> &'static [On] {
+    static DEVICES: OnceLock<Vec<On>> = OnceLock::new();
     DEVICES.get_or_init(|| {
-        let open = |library| Device::open(library, 0).unwrap();
         if let Some(path) = std::env::var_os("STEPFLOW_KERNELS") {
-            let library = Library::open(path.as_ref()).unwrap();
-            return vec![("GPU".to_owned(), open(library))];
+            return vec![On::new("GPU", Library::open(path.as_ref()).unwrap())];
         }
         let folder = tempfile::tempdir().unwrap();
-        let shim = |language| (format!("{language:?} sources"), open(shim::library(language, folder.path())));
-        vec![shim(Language::Cuda), shim(Language::Metal)]
+        let shim = |name, language| On::new(name, shim::library(language, folder.path()));
+        vec![shim("CUDA sources", Language::Cuda), shim("Metal sources", Language::Metal)]
     })
 }
 

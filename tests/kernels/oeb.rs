@@ -113,7 +113,7 @@ fn oeb_is_the_oracle() {
     let inputs = (shapes(), any::<u64>(), any::<bool>(), any::<bool>(), 0.0..=1.0f32);
     check(40, inputs, |(shape, seed, sinks, half, tau_max)| {
         let case = Case::draw(shape, seed, sinks, half, tau_max);
-        let ran: Vec<_> = devices().iter().map(|(name, device)| (name, case.run(device))).collect();
+        let ran: Vec<_> = devices().iter().map(|on| (on.name, case.run(&on.device))).collect();
         for (at, before) in case.probs.chunks(case.n_kv).enumerate() {
             let (head, row) = (at / case.n_rows, at % case.n_rows);
             let index = case.rows.iter().position(|r| r.row as usize == row);

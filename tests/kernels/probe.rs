@@ -5,7 +5,7 @@ use stepflow::kernels::{Device, SF_NO_CELL, SfProbeKey, SfProbeRow};
 
 use crate::attention::{Attention, probabilities, shapes};
 use crate::draw::{Draw, Mask};
-use crate::{check, devices, table};
+use crate::{On, check, devices, table};
 
 struct Case {
     n_kv: usize,
@@ -66,7 +66,7 @@ fn a_probe_scales_what_a_row_sees_and_nothing_else() {
     check(40, (shapes(), any::<u64>(), any::<bool>()), |(shape, seed, half)| {
         let case = Case::draw(shape, seed, half);
         let expected = case.expected();
-        for (name, device) in devices() {
+        for On { name, device, .. } in devices() {
             let differs = expected.iter().zip(case.run(device)).position(|(e, a)| e.to_bits() != a.to_bits());
             prop_assert!(differs.is_none(), "{name}: at {differs:?}");
         }

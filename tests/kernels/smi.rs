@@ -6,7 +6,7 @@ use stepflow::stepflow::smi::inject;
 
 use crate::cache::{Cache, cache};
 use crate::draw::Draw;
-use crate::{check, devices, table};
+use crate::{On, check, devices, table};
 
 const FLOATS: [u32; 3] = [SF_F32, SF_F16, SF_BF16];
 const BLOCKS: [u32; 6] = [SF_Q8_0, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_IQ4_NL];
@@ -48,6 +48,8 @@ impl Case {
         }
         let [cell_stride, dim_stride, head_stride] = cache.strides.map(|stride| stride as u64);
         let args = SfHeadOutput {
+            output_row: dim as u64,
+            output_head: (n_rows * dim) as u64,
             cell_stride,
             dim_stride,
             head_stride,
@@ -123,7 +125,7 @@ fn smi_is_the_oracle() {
     check(120, (shapes(), any::<u64>(), -1.0..1.0f32), |(shape, seed, alpha)| {
         let case = Case::draw(shape, seed, alpha);
         let (dim, n_rows) = (case.args.head_dim as usize, case.args.n_rows as usize);
-        for (_, device) in devices() {
+        for On { device, .. } in devices() {
             let (output, found) = case.run(device);
             for (at, (before, after)) in case.output.chunks(dim).zip(output.chunks(dim)).enumerate() {
                 let (head, row) = (at / n_rows, at % n_rows);

@@ -11,7 +11,7 @@ use stepflow::llama::{
     ModelParams, Point, Row, Token,
 };
 use stepflow::saliency::{Estimator, Pool, Probe, StepMap};
-use stepflow::stepflow::{Kernels, Stats, StepFlowConfig};
+use stepflow::stepflow::{Kernels, OebConfig, Stats, StepFlowConfig};
 use stepflow::trace::Segment;
 
 use crate::tiny::{Arch, WeightType, tiny};
@@ -91,15 +91,37 @@ pub fn model(arch: Arch) -> PathBuf {
     tiny(arch, WeightType::F32)
 }
 
-/// Decodes with `n_gpu_layers` layers on the device; `hook` makes a hook of StepFlow.
-pub fn run(
+/// Decodes with `n_gpu_layers` layers on the device, without flash attention; `hook` makes a hook of StepFlow.
+pub fn run(path: &Path, case: (u32, bool), hook: impl FnOnce(Repair) -> Option<Box<dyn Hook>>) -> Run {
+    decode(path, case, &Setup { flash_attention: FlashAttention::Off, cache: CacheType::F16, all: false }, hook)
+}
+
+/// The same with flash attention over caches of a type. With `all`, every row of every layer is repaired, so that none is left
+/// to llama.cpp's own flash attention, which makes much of a last bit: it adds up in 16-bit floats.
+pub fn run_fused(path: &Path, case: (u32, bool), cache: &str, all: bool) -> Run {
+    let setup = Setup { flash_attention: FlashAttention::On, cache: cache.parse().unwrap(), all };
+    decode(path, case, &setup, |repair| Some(Box::new(repair)))
+}
+
+struct Setup {
+    flash_attention: FlashAttention,
+    cache: CacheType,
+    all: bool,
+}
+
+fn decode(
     path: &Path,
     (n_gpu_layers, streams): (u32, bool),
+    Setup { flash_attention, cache, all }: &Setup,
     hook: impl FnOnce(Repair) -> Option<Box<dyn Hook>>,
 ) -> Run {
     let params = ModelParams { n_gpu_layers, ..ModelParams::default() };
     let model = Arc::new(Model::load(path, &params).unwrap());
-    let repair = Repair::new(&StepFlowConfig::paper(), model.n_layer(), 2).unwrap();
+    let mut config = StepFlowConfig::paper();
+    if *all {
+        config.oeb = Some(OebConfig { layers: "0-7".parse().unwrap(), tau_max: 0.7 });
+    }
+    let repair = Repair::new(&config, model.n_layer(), 2).unwrap();
     let control = repair.control();
     let params = ContextParams {
         n_ctx: 512,
@@ -107,14 +129,19 @@ pub fn run(
         streams,
         n_threads: 2,
         n_threads_batch: 2,
-        flash_attention: FlashAttention::Off,
-        type_k: CacheType::F16,
-        type_v: CacheType::F16,
+        flash_attention: *flash_attention,
+        type_k: *cache,
+        type_v: *cache,
         ..ContextParams::default()
     };
     let mut context = Context::new(model.clone(), &params, hook(repair)).unwrap();
     let mut logits = Vec::new();
-    for batch in batches(model.n_vocab()) {
+    for mut batch in batches(model.n_vocab()) {
+        if *all {
+            // A short thinking and a long summary, which looks too little back at it.
+            let segment = |row: &Row| if row.position < QUESTION { Segment::Thinking } else { Segment::Summary };
+            batch.rows.iter_mut().for_each(|row| row.segment = segment(row));
+        }
         context.decode(&batch).unwrap();
         (0..batch.rows.len()).for_each(|row| logits.extend(context.logits(row)));
     }

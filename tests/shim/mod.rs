@@ -16,7 +16,9 @@ pub enum Language {
 impl Language {
     fn sources(self) -> &'static [&'static str] {
         match self {
-            Language::Cuda => &["cuda/device.cu", "cuda/oeb.cu", "cuda/probe.cu", "cuda/smi.cu", "shim/cuda.cpp"],
+            Language::Cuda => {
+                &["cuda/device.cu", "cuda/attend.cu", "cuda/oeb.cu", "cuda/probe.cu", "cuda/smi.cu", "shim/cuda.cpp"]
+            }
             Language::Metal => &["shim/metal.cpp"],
         }
     }

@@ -1,4 +1,4 @@
-//! Attention with OEB and SMI inside, on host memory: what flash attention computes, in three groups of keys.
+//! Attention with OEB and SMI inside, on host memory, or on that of a device by its kernels (`on_device.rs`): what flash attention computes, in three groups of keys.
 //!
 //! A row's visible cells are listed group by group and cut into chunks of [`CHUNK`] cells inside one group. Each chunk has
 //! a softmax of its own: its largest score, its sum and its weighted values. From the chunks' sums come the masses of the
@@ -13,6 +13,7 @@ mod lanes;
 mod layer;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod on_device;
 mod plan;
 mod processor;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use super::host::Bridged;
 pub use elements::Kind;
 pub use layer::{Cache, Floats, Layer, Momentum, RowWork};
+pub use on_device::OnDevice;
 pub use plan::{CHUNK, Plan};
 use processor::Functions;
 pub use processor::Processor;
