@@ -1,12 +1,19 @@
 //! What a call of a kernel costs, from its launch until it is done, in microseconds: `cargo bench --bench kernel-cost -- LIBRARY`.
 //!
 //! By the library of kernels that the argument names, on its first GPU. One line an operation and shape
-//! as CSV, shapes in turns; the median of all calls, and the 10th and 90th percentile.
+//! as CSV, shapes in turns; the median of all calls, and the 10th and 90th percentile. Of `attend` also how fast it reads its
+//! caches, for the card's bandwidth is its bound.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use stepflow::kernels::attend::{OnDevice, Plan, RowWork};
 use stepflow::kernels::*;
+use stepflow::stepflow::oeb::Group;
+
+/// The name under which the library's first GPU is found.
+const PLACE: Place = Place { backend: "bench", ordinal: 0 };
 
 const HEADS: u32 = 40;
 const HEADS_KV: u32 = 8;
@@ -24,13 +31,15 @@ struct Case {
     name: &'static str,
     n_rows: u32,
     n_kv: u32,
+    /// Bytes of the caches that a call reads.
+    bytes: u64,
     call: Box<dyn FnMut()>,
     micros: Vec<f64>,
 }
 
 impl Case {
     fn new(name: &'static str, n_rows: u32, n_kv: u32, call: impl FnMut() + 'static) -> Self {
-        Self { name, n_rows, n_kv, call: Box::new(call), micros: Vec::new() }
+        Self { name, n_rows, n_kv, bytes: 0, call: Box::new(call), micros: Vec::new() }
     }
 }
 
@@ -53,6 +62,51 @@ fn oeb(device: &Device, n_rows: u32, n_kv: u32) -> Case {
         let data = unsafe { AttentionData::new(attention(n_rows, n_kv), false, at, mask.as_ptr()) };
         device.oeb(&data, &labels, &rows, &mut found).unwrap();
     })
+}
+
+/// Attention with OEB inside, where every row is below its floor; over caches of blocks of so many bytes for 32 elements.
+fn attend(device: &Device, name: &'static str, n_rows: u32, n_kv: u32, (kind, of_block): (u32, u32)) -> Case {
+    let of_head = HEAD_DIM / 32 * of_block;
+    let cache =
+        SfCache { cell_stride: (HEADS_KV * of_head).into(), head_stride: of_head.into(), type_: kind, dim: HEAD_DIM };
+    let args = SfFlash {
+        query_row: (HEADS * HEAD_DIM).into(),
+        query_head: HEAD_DIM.into(),
+        output_row: (HEADS * HEAD_DIM).into(),
+        output_head: HEAD_DIM.into(),
+        keys: cache,
+        values: cache,
+        n_kv,
+        n_rows,
+        n_head: HEADS,
+        n_head_kv: HEADS_KV,
+        scale: 0.1,
+        softcap: 0.0,
+    };
+    let floats = || table(device, vec![0.5f32; (n_rows * HEADS * HEAD_DIM) as usize]);
+    let caches = [(); 2].map(|()| table(device, vec![0u8; (n_kv * HEADS_KV * of_head) as usize]));
+    let (queries, mut output) = (floats(), floats());
+    // The kernels run on a stream of their own.
+    output.download(device).unwrap();
+    let group = |cell| if cell < n_kv / 10 { Group::Bridge } else { Group::Same };
+    let plan = Arc::new(Plan::new((0..n_kv).map(|cell| Some((group(cell), 0.0)))));
+    let row = |row| RowWork { stream: 0, row, plan: Some(plan.clone()), tau_max: Some(1.0), momentum: None };
+    let (rows, mut there): (Vec<_>, _) = ((0..n_rows as usize).map(row).collect(), OnDevice::default());
+    let call = move || {
+        let data = SfFlashData {
+            queries: queries.as_ptr(),
+            keys: caches[0].as_ptr(),
+            values: caches[1].as_ptr(),
+            sinks: std::ptr::null(),
+            slopes: std::ptr::null(),
+            output: output.as_ptr().cast_mut(),
+        };
+        // SAFETY: as in `oeb`.
+        let flash = unsafe { FlashData::new(args, data) }.expect("the kernels read it");
+        there.attend(PLACE, &flash, &[], &rows).unwrap();
+    };
+    let bytes = 2 * u64::from(n_rows) * u64::from(n_kv) * u64::from(HEADS_KV * of_head);
+    Case { bytes, ..Case::new(name, n_rows, n_kv, call) }
 }
 
 /// SMI over a transposed F16 cache.
@@ -107,10 +161,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("kernel-cost: skipped: no library of kernels is named; scripts/gpu-check builds and names one");
         return Ok(());
     };
-    let device = Device::open(Library::open(Path::new(&path))?, 0)?;
+    let library = Library::open(Path::new(&path))?;
+    library.provide(PLACE.backend);
+    let device = Device::open(library, 0)?;
     let mut cases: Vec<Case> = [256, 4096, 16384, 32768].map(|n_kv| oeb(&device, 1, n_kv)).into();
     cases.extend([oeb(&device, 64, 4096), oeb(&device, 512, 4096)]);
     cases.extend([smi(&device, 4, 16384), smi(&device, 64, 16384), probe(&device, 1, 16384), probe(&device, 64, 4096)]);
+    for n_kv in [256, 4096, 16384, 32768] {
+        cases.push(attend(&device, "attend-f16", 1, n_kv, (SF_F16, 64)));
+        cases.push(attend(&device, "attend-q8_0", 1, n_kv, (SF_Q8_0, 34)));
+        cases.push(attend(&device, "attend-q4_0", 1, n_kv, (SF_Q4_0, 18)));
+    }
+    cases.push(attend(&device, "attend-f16", 8, 4096, (SF_F16, 64)));
     for call in 0..=CALLS {
         for case in &mut cases {
             let started = Instant::now();
@@ -121,11 +183,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("kernel,rows,n_kv,heads,us_p10,us_median,us_p90");
-    for Case { name, n_rows, n_kv, mut micros, .. } in cases {
+    println!("kernel,rows,n_kv,heads,us_p10,us_median,us_p90,gb_per_s");
+    for Case { name, n_rows, n_kv, bytes, mut micros, .. } in cases {
         micros.sort_by(f64::total_cmp);
         let at = |share: usize| micros[(micros.len() - 1) * share / 100];
-        println!("{name},{n_rows},{n_kv},{HEADS},{:.1},{:.1},{:.1}", at(10), at(50), at(90));
+        let speed = if bytes == 0 { String::new() } else { format!("{:.0}", bytes as f64 / at(50) / 1e3) };
+        println!("{name},{n_rows},{n_kv},{HEADS},{:.1},{:.1},{:.1},{speed}", at(10), at(50), at(90));
     }
     Ok(())
 }

@@ -300,7 +300,9 @@ impl FlashData<'_> {
                 _ => return false,
             };
             let places = [cache.cell_stride, cache.head_stride, at as u64];
-            cache.dim <= most && cache.dim % dims == 0 && places.iter().all(|place| place % bytes == 0)
+            cache.dim <= most
+                && cache.dim.is_multiple_of(dims)
+                && places.iter().all(|place| place.is_multiple_of(bytes))
         };
         let both = fits(&args.keys, SF_KEY_DIMS, data.keys) && fits(&args.values, SF_VALUE_DIMS, data.values);
         both.then_some(Self { args, data, graph: PhantomData })

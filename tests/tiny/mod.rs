@@ -15,6 +15,9 @@ const EMBEDDING: u64 = 256;
 const HEADS: u64 = 4;
 const HEADS_KV: u64 = 2;
 const HEAD: u64 = 64;
+/// Of latent attention: what keys and values are kept as, and what of a key is rotated beside it.
+const LATENT: u64 = 128;
+const ROTATED: u64 = 32;
 const FEED_FORWARD: u64 = 256;
 const EXPERTS: u64 = 4;
 const EXPERTS_USED: u32 = 2;
@@ -37,12 +40,16 @@ pub enum Arch {
     Qwen3,
     GptOss,
     Gemma3,
+    /// Latent attention: values are a part of the keys.
+    Deepseek2,
+    /// The same weights, and an indexer that sees every cell: the graph computes a mask that is Deepseek2's.
+    Deepseek32,
     /// Recurrent: there is no attention to hook.
     Mamba,
 }
 
 impl Arch {
-    /// The ones with attention.
+    /// Those with attention of the usual kind.
     pub const ALL: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::GptOss, Arch::Gemma3];
 
     pub fn name(self) -> &'static str {
@@ -52,8 +59,14 @@ impl Arch {
             Arch::Qwen3 => "qwen3",
             Arch::GptOss => "gpt-oss",
             Arch::Gemma3 => "gemma3",
+            Arch::Deepseek2 => "deepseek2",
+            Arch::Deepseek32 => "deepseek32",
             Arch::Mamba => "mamba",
         }
+    }
+
+    fn is_latent(self) -> bool {
+        matches!(self, Arch::Deepseek2 | Arch::Deepseek32)
     }
 }
 
@@ -140,14 +153,19 @@ impl Model {
         self.arch("block_count", LAYERS);
         self.arch("feed_forward_length", FEED_FORWARD as u32);
         self.arch("attention.head_count", HEADS as u32);
-        self.arch("attention.head_count_kv", HEADS_KV as u32);
-        self.arch("attention.key_length", HEAD as u32);
-        self.arch("attention.value_length", HEAD as u32);
+        if !self.arch.is_latent() {
+            self.arch("attention.head_count_kv", HEADS_KV as u32);
+            self.arch("attention.key_length", HEAD as u32);
+            self.arch("attention.value_length", HEAD as u32);
+            self.arch("rope.dimension_count", HEAD as u32);
+        }
         self.arch("attention.layer_norm_rms_epsilon", 1e-6_f32);
-        self.arch("rope.dimension_count", HEAD as u32);
         self.arch("rope.freq_base", 10000_f32);
         if matches!(self.arch, Arch::GptOss | Arch::Gemma3) {
             self.arch("attention.sliding_window", SLIDING_WINDOW);
+        }
+        if self.arch.is_latent() {
+            return self.latent_metadata();
         }
         if self.arch == Arch::GptOss {
             self.arch("expert_count", EXPERTS as u32);
@@ -168,8 +186,52 @@ impl Model {
                 self.recurrence(layer);
                 continue;
             }
-            self.attention(layer);
+            if self.arch.is_latent() {
+                self.latent_attention(layer)
+            } else {
+                self.attention(layer)
+            }
             if self.arch == Arch::GptOss { self.experts(layer) } else { self.feed_forward(layer) }
+        }
+    }
+
+    fn latent_metadata(&mut self) {
+        self.arch("attention.head_count_kv", 1_u32);
+        self.arch("attention.key_length", (LATENT + ROTATED) as u32);
+        self.arch("attention.value_length", LATENT as u32);
+        self.arch("attention.key_length_mla", HEAD as u32);
+        self.arch("attention.value_length_mla", HEAD as u32);
+        self.arch("attention.q_lora_rank", LATENT as u32);
+        self.arch("attention.kv_lora_rank", LATENT as u32);
+        self.arch("rope.dimension_count", ROTATED as u32);
+        self.arch("leading_dense_block_count", LAYERS);
+        self.arch("expert_feed_forward_length", FEED_FORWARD as u32);
+        self.arch("expert_shared_count", 1_u32);
+        self.arch("expert_gating_func", 2_u32);
+        if self.arch == Arch::Deepseek32 {
+            self.arch("attention.indexer.head_count", 2_u32);
+            self.arch("attention.indexer.key_length", HEAD as u32);
+            self.arch("attention.indexer.top_k", 4096_u32);
+        }
+    }
+
+    fn latent_attention(&mut self, layer: u32) {
+        let name = |stem: &str| format!("blk.{layer}.{stem}");
+        self.norm(&name("attn_norm.weight"), EMBEDDING);
+        self.norm(&name("attn_q_a_norm.weight"), LATENT);
+        self.norm(&name("attn_kv_a_norm.weight"), LATENT);
+        self.matrix(&name("attn_q_a.weight"), &[EMBEDDING, LATENT]);
+        self.matrix(&name("attn_q_b.weight"), &[LATENT, HEADS * HEAD]);
+        self.matrix(&name("attn_kv_a_mqa.weight"), &[EMBEDDING, LATENT + ROTATED]);
+        self.matrix(&name("attn_k_b.weight"), &[HEAD - ROTATED, LATENT, HEADS]);
+        self.matrix(&name("attn_v_b.weight"), &[LATENT, HEAD, HEADS]);
+        self.matrix(&name("attn_output.weight"), &[HEADS * HEAD, EMBEDDING]);
+        if self.arch == Arch::Deepseek32 {
+            self.norm(&name("indexer.k_norm.weight"), HEAD);
+            self.bias(&name("indexer.k_norm.bias"), &[HEAD]);
+            self.matrix(&name("indexer.proj.weight"), &[EMBEDDING, 2]);
+            self.matrix(&name("indexer.attn_k.weight"), &[EMBEDDING, HEAD]);
+            self.matrix(&name("indexer.attn_q_b.weight"), &[LATENT, 2 * HEAD]);
         }
     }
 
@@ -277,7 +339,8 @@ impl Model {
     /// Nearly normal numbers: the sum of four uniform ones, the same on every machine. They depend on the names of
     /// architecture and tensor but not on the weight type, so models of different types compare.
     fn random(&self, name: &str, dims: &[u64], mean: f32, deviation: f32) -> Vec<f32> {
-        let mut state = format!("{}/{name}", self.arch.name())
+        let arch = if self.arch.is_latent() { Arch::Deepseek2 } else { self.arch };
+        let mut state = format!("{}/{name}", arch.name())
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let mut uniform = move || (split_mix(&mut state) >> 40) as f32 / (1_u64 << 24) as f32 - 0.5;
