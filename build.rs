@@ -11,7 +11,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build");
     llama_version();
     bind_kernels::bind("kernels");
-    build_chat();
+    build_shims();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
         build_cuda();
     }
@@ -29,19 +29,19 @@ fn llama_version() {
     println!("cargo:rustc-env=LLAMA_CPP_SYS_VERSION={version}");
 }
 
-/// Against the headers of llama.cpp's common library, which llama-cpp-sys-2 links.
-fn build_chat() {
-    let source = "src/llama/chat/shim.cpp";
-    println!("cargo:rerun-if-changed={source}");
+/// What llama.cpp offers in C++ alone: its common library, which llama-cpp-sys-2 links, and its staging interface.
+fn build_shims() {
+    let sources = ["src/llama/chat/shim.cpp", "src/llama/memory.cpp"];
+    sources.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
     let llama = llama_sources::llama_sources();
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").warnings(true).extra_warnings(true).file(source);
-    for folder in ["common", "include", "ggml/include", "vendor"] {
+    build.cpp(true).std("c++17").warnings(true).extra_warnings(true).files(sources);
+    for folder in ["common", "include", "src", "ggml/include", "vendor"] {
         // Their warnings are not ours.
         build.flag("-isystem").flag(llama.join(folder));
     }
     // llama-cpp-sys-2 links the C++ library, behind this one.
-    build.cpp_link_stdlib(None).compile("stepflow-chat");
+    build.cpp_link_stdlib(None).compile("stepflow-shims");
 }
 
 /// For every architecture that the compiler knows.

@@ -326,6 +326,86 @@ fn inspect_follows_the_flags() {
     assert_eq!(json["markers"]["think_start"], "<r>");
 }
 
+/// What the model takes is llama.cpp's own count, so the parts that can be told otherwise are held to that.
+#[test]
+fn inspect_counts_memory_and_needs_no_more_than_the_header() {
+    let path = tiny::tiny(Arch::Llama, WeightType::Q8_0);
+    let facts = |path: &Path, more: &[&str]| -> Value {
+        let args = [&["inspect", "--json", path.to_str().unwrap(), "-ngl", "0"], more].concat();
+        serde_json::from_str(&stdout(&args)).unwrap()
+    };
+    let of = |facts: &Value, what: &str| facts["memory"]["devices"][0][what].as_u64().unwrap();
+    let (small, large) = (facts(&path, &["-c", "1024"]), facts(&path, &["-c", "4096", "-ctk", "q8_0", "-ctv", "q8_0"]));
+    // Eight layers of two heads of 64, K and V: 16-bit floats; then 34 bytes for 32.
+    assert_eq!(of(&small, "kv_cache"), 1024 * 8 * 2 * 64 * 2 * 2);
+    assert_eq!(of(&large, "kv_cache"), 4096 * 8 * 2 * 64 * 2 * 34 / 32);
+    assert_eq!(
+        (of(&small, "weights"), small["memory"]["context"].as_u64()),
+        (small["size"].as_u64().unwrap(), Some(1024))
+    );
+    assert_eq!(
+        of(&small, "total"),
+        ["weights", "kv_cache", "compute_buffers"].map(|what| of(&small, what)).iter().sum::<u64>()
+    );
+    assert!(small["memory"]["devices"][0]["fits"].as_bool().unwrap());
+
+    let whole = std::fs::read(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let part = folder.path().join("part.gguf");
+    std::fs::write(&part, &whole[..whole.len() / 2]).unwrap();
+    let mut partial = facts(&part, &["-c", "1024"]);
+    let reason = partial["stepflow"]["reason"].take();
+    assert!(reason.as_str().unwrap().starts_with("not tried: the file has "), "{reason}");
+    for (name, of_whole) in
+        small.as_object().unwrap().iter().filter(|(name, _)| !["file", "stepflow", "memory"].contains(&&***name))
+    {
+        assert_eq!(&partial[name], of_whole, "{name}");
+    }
+    for what in ["weights", "kv_cache", "compute_buffers"] {
+        assert_eq!(of(&partial, what), of(&small, what));
+    }
+    std::fs::write(&part, &whole[..10_000]).unwrap();
+    let (code, message) = failure(&["inspect", part.to_str().unwrap()]);
+    assert!(code == 1 && message.contains("its header at least"), "{message}");
+}
+
+/// A context of which no machine has the memory: refused where it was asked for, and else made as large as it can be.
+#[test]
+fn a_context_that_does_not_fit_is_told_before_anything_is_loaded() {
+    let path = tiny::tiny(Arch::Llama, WeightType::F32);
+    let run = |path: &Path, size: &[&str]| {
+        let ask = ["-m", path.to_str().unwrap(), "-ngl", "0", "-st", "-n", "2", "-p", "a", "--no-warmup"];
+        stepflow(&[&ask[..], size].concat())
+    };
+    // 16,777,216 tokens of 8 KiB each, in 32-bit floats: 256 GiB.
+    let caches = ["-ctk", "f32", "-ctv", "f32"];
+    let refused = run(&path, &[&["-c", "16777216"], &caches[..]].concat());
+    let message = String::from_utf8(refused.stderr).unwrap();
+    let largest = message.trim_end().rsplit_once("the largest context that fits is -c ").map(|(_, n)| n.parse::<u32>());
+    let free = std::fs::read_to_string("/proc/meminfo").is_ok_and(|text| text.contains("MemAvailable"));
+    if !free {
+        return common::skip("free memory is known on Linux alone");
+    }
+    assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1), "{message}");
+    assert!(
+        message.contains("a context of 16777216 tokens needs ") && matches!(largest, Some(Ok(1..16_777_216))),
+        "{message}"
+    );
+
+    // The same from the file: a model that was trained on so many.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let key = b"llama.context_length";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&(1u32 << 24).to_le_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("long.gguf");
+    std::fs::write(&long, bytes).unwrap();
+    let mut small = command(&["inspect", long.to_str().unwrap(), "-ngl", "0", "--json"]);
+    small.args(caches);
+    let facts: Value = serde_json::from_slice(&small.output().unwrap().stdout).unwrap();
+    assert_eq!(facts["memory"]["devices"][0]["fits"], false, "{facts}");
+}
+
 #[test]
 fn inspect_refuses_what_is_no_model() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");

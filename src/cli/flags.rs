@@ -79,9 +79,9 @@ impl ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Context")]
 pub struct ContextArgs {
-    /// Tokens of context; 0 takes what the model was trained with.
-    #[arg(short, long, value_name = "N", default_value_t = 0, env = "LLAMA_ARG_CTX_SIZE")]
-    pub ctx_size: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub size: SizeArgs,
     /// Threads for generation.
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS", allow_negative_numbers = true)]
     #[arg(value_parser = threads)]
@@ -89,6 +89,15 @@ pub struct ContextArgs {
     /// Threads for batches and prompts; as -t by default [-tb].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub threads_batch: Option<i32>,
+}
+
+/// What decides how much memory a context takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Context")]
+pub struct SizeArgs {
+    /// Tokens of context; 0 takes what the model was trained with.
+    #[arg(short, long, value_name = "N", default_value_t = 0, env = "LLAMA_ARG_CTX_SIZE")]
+    pub ctx_size: u32,
     /// Tokens submitted at once.
     #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -97,7 +106,7 @@ pub struct ContextArgs {
     #[arg(long, value_name = "N", default_value_t = 512, env = "LLAMA_ARG_UBATCH")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub ubatch_size: u32,
-    /// Flash attention [-fa]; StepFlow does without.
+    /// Flash attention [-fa].
     #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "auto", default_missing_value = "on")]
     #[arg(env = "LLAMA_ARG_FLASH_ATTN")]
     pub flash_attn: Switch,

@@ -13,6 +13,7 @@ mod download;
 mod environment;
 mod eval;
 mod exit;
+mod fit;
 mod flags;
 mod input;
 mod inspect;

@@ -72,13 +72,13 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     let mut params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
     let source = Source::read(args)?;
     setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
-    let mut model = setup::load_model(&args.model)?;
-    setup::warn_of_context(&args.context, args.context.ctx_size as usize, &model);
+    let mut model = setup::load_with_context(&args.model, &mut params.context)?;
+    setup::warn_of_context(&args.context, args.context.size.ctx_size as usize, &model);
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     // As it is with StepFlow, so that scores with and without compare.
     params.context.flash_attention = engine::flash_attention(&model, &params.context)?;
     let tokens = source.tokens(&model)?;
-    params.context.n_ctx = n_ctx(args.context.ctx_size, &model, tokens.len())?;
+    params.context.n_ctx = n_ctx(args.context.size.ctx_size, &model, tokens.len())?;
     // Every token of a batch wants its logits, which take a vocabulary each.
     params.context.n_batch = params.context.n_ubatch;
 

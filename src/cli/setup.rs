@@ -10,8 +10,8 @@ use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::flags::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, StepFlowArgs, Switch, TemplateArgs};
-use super::{config_file, download, exit, input};
+use super::flags::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs};
+use super::{config_file, download, exit, fit, input};
 
 /// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.
 #[derive(Clone, Default)]
@@ -61,13 +61,28 @@ impl Interrupt {
 
 /// The model that the flags name, loaded; the embedded one where they name none.
 pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
-    stepflow::llama::set_verbose(args.verbose);
+    load_from(&model_path(args)?, args)
+}
+
+/// The same where a context is to be made of it: one that memory has no room for is told before anything is loaded, and
+/// where the flags ask for no size, the largest is taken that there is room for.
+pub fn load_with_context(args: &ModelArgs, context: &mut ContextParams) -> anyhow::Result<Arc<Model>> {
     let path = model_path(args)?;
-    let params = ModelParams { n_gpu_layers: args.n_gpu_layers, mmap: !args.no_mmap, mlock: args.mlock };
+    fit::check(&path, &model_params(args), context)?;
+    load_from(&path, args)
+}
+
+fn load_from(path: &Path, args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
     if args.n_gpu_layers > 0 {
         say_of_gpus(args.n_gpu_layers);
     }
-    Ok(Arc::new(Model::load(&path, &params)?))
+    Ok(Arc::new(Model::load(path, &model_params(args))?))
+}
+
+/// How the flags want the model loaded.
+pub fn model_params(args: &ModelArgs) -> ModelParams {
+    let ModelArgs { n_gpu_layers, no_mmap, mlock, .. } = *args;
+    ModelParams { n_gpu_layers, mmap: !no_mmap, mlock, no_weights: false }
 }
 
 /// Says what keeps layers from a GPU.
@@ -81,7 +96,9 @@ fn say_of_gpus(n_gpu_layers: u32) {
     }
 }
 
-fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+/// The file that the flags name, downloaded where it has to be; the embedded model's where they name none.
+pub fn model_path(args: &ModelArgs) -> anyhow::Result<PathBuf> {
+    stepflow::llama::set_verbose(args.verbose);
     match (&args.model, &args.hf_repo) {
         (Some(path), repo) => {
             if let Some(repo) = repo {
@@ -112,17 +129,23 @@ pub fn context_params(args: &ContextArgs, interrupt: &Interrupt) -> ContextParam
     let positive = |threads: Option<i32>| threads.filter(|&n| n > 0);
     let n_threads = positive(args.threads).unwrap_or(default.n_threads);
     ContextParams {
+        n_threads,
+        n_threads_batch: positive(args.threads_batch).unwrap_or(n_threads),
+        interrupt: Some(interrupt.flag()),
+        ..sized(&args.size)
+    }
+}
+
+/// A context of the size that the flags describe.
+pub fn sized(args: &SizeArgs) -> ContextParams {
+    ContextParams {
         n_ctx: args.ctx_size,
         n_batch: args.batch_size,
         n_ubatch: args.ubatch_size.min(args.batch_size),
-        n_sequences: 1,
-        streams: false,
-        n_threads,
-        n_threads_batch: positive(args.threads_batch).unwrap_or(n_threads),
         flash_attention: flash_attention(args.flash_attn),
         type_k: args.cache_type_k,
         type_v: args.cache_type_v,
-        interrupt: Some(interrupt.flag()),
+        ..ContextParams::default()
     }
 }
 
@@ -175,7 +198,7 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats
 /// Says when a context that was asked for is another, of `n_ctx` tokens for one conversation, or longer than what the model
 /// has learnt.
 pub fn warn_of_context(args: &ContextArgs, n_ctx: usize, model: &Model) {
-    let (asked, trained) = (args.ctx_size, model.n_ctx_train());
+    let (asked, trained) = (args.size.ctx_size, model.n_ctx_train());
     if asked > 0 && n_ctx > asked as usize {
         say!("stepflow: -c {asked} becomes {n_ctx}: llama.cpp rounds contexts up");
     }
@@ -215,8 +238,9 @@ pub fn session_params(
     interrupt: &Interrupt,
 ) -> anyhow::Result<SessionParams> {
     let config = stepflow_config(stepflow)?;
-    if !context.cache_type_v.is_float() && context.flash_attn == Switch::Off {
-        bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", context.cache_type_v.name());
+    let SizeArgs { cache_type_v, flash_attn, .. } = context.size;
+    if !cache_type_v.is_float() && flash_attn == Switch::Off {
+        bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", cache_type_v.name());
     }
     Ok(SessionParams {
         context: context_params(context, interrupt),

@@ -8,6 +8,7 @@ mod answer;
 mod budget;
 mod control;
 mod events;
+mod fit;
 mod flash;
 mod gbnf;
 mod grammar;
@@ -28,6 +29,7 @@ mod work;
 
 pub use control::Control;
 pub use events::{Event, Finish, Request, Summary};
+pub use fit::{Fit, Need};
 pub use flash::{flash_attention, keeps_flash_attention};
 pub use grammar::{Grammar, GrammarError, Triggers};
 pub use open::{load_adapter, open, warm_up};

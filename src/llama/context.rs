@@ -187,27 +187,9 @@ impl Context {
     /// When it is larger than any model needs, or llama.cpp cannot, mostly for want of memory.
     pub fn new(model: Arc<Model>, params: &ContextParams, hook: Option<Box<dyn Hook>>) -> Result<Self, LlamaError> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
-        if n_ctx > MAX_CONTEXT {
-            return Err(LlamaError::Context { n_ctx, reason: format!("expected at most {MAX_CONTEXT}") });
-        }
+        let mut raw = raw_params(params, n_ctx)?;
         let interrupt = params.interrupt.clone().unwrap_or_default();
         let state = hook.map(|hook| StatePtr::new(State::new(hook)));
-        let mut raw = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(n_ctx))
-            .with_n_batch(params.n_batch)
-            .with_n_ubatch(params.n_ubatch.min(params.n_batch))
-            .with_n_seq_max(params.n_sequences)
-            .with_n_threads(params.n_threads.min(MAX_THREADS))
-            .with_n_threads_batch(params.n_threads_batch.min(MAX_THREADS))
-            .with_flash_attention_policy(match params.flash_attention {
-                FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
-                FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-                FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-            })
-            .with_type_k(params.type_k.0)
-            .with_type_v(params.type_v.0)
-            // One stream for all sequences keeps any micro-batch in the order it was submitted.
-            .with_kv_unified(!params.streams);
         let fields = fields(&mut raw);
         fields.abort_callback = Some(is_interrupted);
         fields.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast();
@@ -360,8 +342,35 @@ impl Context {
     }
 }
 
+/// What llama.cpp is asked for, without callbacks.
+///
+/// # Errors
+/// When it is larger than any model needs.
+pub(super) fn raw_params(params: &ContextParams, n_ctx: u32) -> Result<LlamaContextParams, LlamaError> {
+    if n_ctx > MAX_CONTEXT {
+        return Err(LlamaError::Context { n_ctx, reason: format!("expected at most {MAX_CONTEXT}") });
+    }
+    let raw = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(n_ctx))
+        .with_n_batch(params.n_batch)
+        .with_n_ubatch(params.n_ubatch.min(params.n_batch))
+        .with_n_seq_max(params.n_sequences)
+        .with_n_threads(params.n_threads.min(MAX_THREADS))
+        .with_n_threads_batch(params.n_threads_batch.min(MAX_THREADS))
+        .with_flash_attention_policy(match params.flash_attention {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        })
+        .with_type_k(params.type_k.0)
+        .with_type_v(params.type_v.0)
+        // One stream for all sequences keeps any micro-batch in the order it was submitted.
+        .with_kv_unified(!params.streams);
+    Ok(raw)
+}
+
 /// llama-cpp-2 has no setter for the callbacks, and its parameters are a struct of one field: llama.cpp's own.
-fn fields(params: &mut LlamaContextParams) -> &mut sys::llama_context_params {
+pub(super) fn fields(params: &mut LlamaContextParams) -> &mut sys::llama_context_params {
     const {
         assert!(size_of::<LlamaContextParams>() == size_of::<sys::llama_context_params>());
         assert!(align_of::<LlamaContextParams>() == align_of::<sys::llama_context_params>());

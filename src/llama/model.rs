@@ -38,11 +38,13 @@ pub struct ModelParams {
     pub mmap: bool,
     /// Keep the weights in RAM.
     pub mlock: bool,
+    /// Leave the weights out: what the file says can be asked, but nothing computed.
+    pub no_weights: bool,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { n_gpu_layers: u32::MAX, mmap: true, mlock: false }
+        Self { n_gpu_layers: u32::MAX, mmap: true, mlock: false, no_weights: false }
     }
 }
 
@@ -56,6 +58,18 @@ pub struct Model {
     n_gpu_layers: u32,
 }
 
+/// The metadata of a model that can be given to llama.cpp.
+pub(super) fn check(path: &Path) -> Result<Gguf, LlamaError> {
+    let invalid = |source| LlamaError::Gguf { path: path.to_owned(), source };
+    let metadata = Gguf::open(path).map_err(invalid)?;
+    metadata.check_loadable().map_err(invalid)?;
+    if backends().is_empty() {
+        let reason = "expected a backend of ggml beside the program (libggml-cpu-*), found none".to_owned();
+        return Err(LlamaError::Load { path: path.to_owned(), reason });
+    }
+    Ok(metadata)
+}
+
 /// A LoRA adapter, loaded for one model.
 pub struct Adapter(pub(super) LlamaLoraAdapter);
 
@@ -65,18 +79,13 @@ impl Model {
     /// # Errors
     /// When the file is not a GGUF that llama.cpp can load; the message says why.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
-        let invalid = |source| LlamaError::Gguf { path: path.to_owned(), source };
-        let metadata = Gguf::open(path).map_err(invalid)?;
-        metadata.check_loadable().map_err(invalid)?;
-        if backends().is_empty() {
-            let reason = "expected a backend of ggml beside the program (libggml-cpu-*), found none".to_owned();
-            return Err(LlamaError::Load { path: path.to_owned(), reason });
-        }
+        let metadata = check(path)?;
         let n_gpu_layers = params.n_gpu_layers.min(i32::MAX as u32);
         let raw = LlamaModelParams::default()
             .with_n_gpu_layers(n_gpu_layers)
-            .with_use_mmap(params.mmap)
-            .with_use_mlock(params.mlock);
+            .with_use_mmap(params.mmap && !params.no_weights)
+            .with_use_mlock(params.mlock && !params.no_weights)
+            .with_no_alloc(params.no_weights);
         take_complaint();
         let inner = LlamaModel::load_from_file(backend(), path, &raw).map_err(|error| LlamaError::Load {
             path: path.to_owned(),

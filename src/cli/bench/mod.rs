@@ -14,7 +14,7 @@ use stepflow::engine::{self, EngineError};
 use stepflow::llama::LlamaError;
 use stepflow::stepflow::StepFlowConfig;
 
-use super::flags::ContextArgs;
+use super::flags::{ContextArgs, SizeArgs};
 use super::progress::Progress;
 use super::setup::{self, Interrupt};
 use super::{exit, output};
@@ -30,8 +30,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     output::check_result(args.output.as_deref())?;
     let interrupt = Interrupt::install()?;
     let stepflow = setup::repairs_or_all(&args.stepflow)?;
-    let params = setup::context_params(&context_args(args, plan::n_ctx(&tests)?), &interrupt);
-    let mut model = setup::load_model(&args.model)?;
+    let mut params = setup::context_params(&context_args(args, plan::n_ctx(&tests)?), &interrupt);
+    let mut model = setup::load_with_context(&args.model, &mut params)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     // What StepFlow cannot work in is told before anything else is done.
     let (mut context, control) = engine::open(model.clone(), &params, &stepflow, adapter.as_mut())?;
@@ -84,14 +84,13 @@ fn arm_name(stepflow: &StepFlowConfig) -> &'static str {
 
 /// The flags of a context, as the other commands take them.
 fn context_args(args: &BenchArgs, n_ctx: u32) -> ContextArgs {
-    ContextArgs {
+    let size = SizeArgs {
         ctx_size: n_ctx,
-        threads: args.threads,
-        threads_batch: None,
         batch_size: args.batch_size,
         ubatch_size: args.ubatch_size,
         flash_attn: args.flash_attn,
         cache_type_k: args.cache_type_k,
         cache_type_v: args.cache_type_v,
-    }
+    };
+    ContextArgs { size, threads: args.threads, threads_batch: None }
 }

@@ -47,7 +47,7 @@ impl Task {
         let (name, mut problems) = problems(args, embedded, seed)?;
         problems.truncate(args.first.map_or(usize::MAX, |first| first as usize));
         let model = setup::load_model(&args.model)?;
-        setup::warn_of_context(&args.context, args.context.ctx_size as usize, &model);
+        setup::warn_of_context(&args.context, args.context.size.ctx_size as usize, &model);
         report::warn_if_family_does_not_fit(&args.family, &model);
         if args.model.lora()?.is_some() {
             bail!("--lora is not taken here; merge the adapter into the model first");

@@ -37,13 +37,14 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         say!("stepflow: warning: anyone who reaches this address can use the server; --api-key-file demands a key");
     }
     say!("stepflow: listening on {}, loading the model", urls.join(" "));
-    let mut model = setup::load_model(&args.model)?;
+    let streams = args.server.parallel.is_some_and(|n| n > 0) && !args.server.kv_unified;
+    let n_sequences = u32::try_from(n_slots).unwrap_or(u32::MAX);
+    // Ctrl-C lets what is running finish, so it interrupts no decode.
+    let mut context = ContextParams { streams, n_sequences, interrupt: None, ..params.context.clone() };
+    let mut model = setup::load_with_context(&args.model, &mut context)?;
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut adapter = load_adapter(&mut model, params.lora.as_deref())?;
     let (family, _, markers) = markers_of(&model, &params);
-    let streams = args.server.parallel.is_some_and(|n| n > 0) && !args.server.kv_unified;
-    // Ctrl-C lets what is running finish, so it interrupts no decode.
-    let context = ContextParams { streams, interrupt: None, ..params.context };
     // Unasked, repairs take flash attention, and what it is worth, from nobody.
     let may_repair = params.stepflow.is_on() || keeps_flash_attention(&model, &context);
     if !may_repair {

@@ -1,8 +1,11 @@
-//! `inspect`: what a model is, and what StepFlow would do in it.
+//! `inspect`: what a model is, what StepFlow would do in it, and what memory it takes.
+
+mod memory;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,13 +13,15 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use stepflow::engine::{self, EngineError, Repair};
 use stepflow::gguf::{Gguf, Value};
-use stepflow::llama::{Adapter, ContextParams, Model};
+use stepflow::llama::{Adapter, ContextParams, Model, ModelParams};
 use stepflow::saliency::no_gradient;
 use stepflow::stepflow::{LayerSelection, StepFlowConfig};
 use stepflow::trace::{Family, Markers};
 
-use super::flags::{ModelArgs, StepFlowArgs};
+use super::flags::{ModelArgs, SizeArgs, StepFlowArgs};
 use super::{exit, output, setup};
+use memory::Memory;
+use whole::Whole;
 
 /// Inspecting.
 #[derive(Debug, Clone, Args)]
@@ -30,6 +35,9 @@ pub struct InspectArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub stepflow: StepFlowArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub size: SizeArgs,
     /// JSON output.
     #[arg(long)]
     pub json: bool,
@@ -40,14 +48,22 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let config = setup::repairs_or_all(&args.stepflow)?;
     let mut args = args.clone();
     args.model.model = args.file.take().or(args.model.model);
-    let mut model = setup::load_model(&args.model)?;
+    let named = setup::model_path(&args.model)?;
+    let whole = Whole::new(&named)?;
+    let model_params = ModelParams { no_weights: whole.missing.is_some(), ..setup::model_params(&args.model) };
+    let mut model = Arc::new(Model::load(&whole.path, &model_params)?);
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
+    let tried = match whole.missing {
+        None => try_out(&model, adapter.as_mut()).map_err(|error| error.to_string()),
+        Some((has, needs)) => Err(format!("not tried: the file has {has} of {needs} bytes")),
+    };
     let facts = Facts {
-        model: ModelFacts::new(&model, setup::is_embedded(&args.model)),
+        model: ModelFacts::new(&model, &named, setup::is_embedded(&args.model)),
         thinking: Thinking::new(&model, &args.stepflow),
-        stepflow: StepFlow::new(&model, &repair, adapter.as_mut()),
+        stepflow: StepFlow::new(tried, &repair),
         saliency: Saliency::new(&model),
+        memory: Memory::new(&whole.path, &args.model, &args.size)?,
     };
     output::write_result(None, |out| match args.json {
         true => serde_json::to_writer_pretty(&mut *out, &facts).map_err(io::Error::from).and_then(|()| writeln!(out)),
@@ -64,6 +80,7 @@ struct Facts {
     thinking: Thinking,
     stepflow: StepFlow,
     saliency: Saliency,
+    memory: Memory,
 }
 
 /// What the file says.
@@ -94,7 +111,7 @@ struct ModelFacts {
 }
 
 impl ModelFacts {
-    fn new(model: &Model, embedded: bool) -> Self {
+    fn new(model: &Model, path: &Path, embedded: bool) -> Self {
         let gguf = model.metadata();
         let mut quantization = BTreeMap::new();
         for tensor in gguf.tensors() {
@@ -102,7 +119,7 @@ impl ModelFacts {
         }
         let heads = gguf.arch("attention.head_count").map_or(Json::Null, json);
         Self {
-            file: model.path().display().to_string(),
+            file: path.display().to_string(),
             embedded,
             name: gguf.str("general.name").map(str::to_owned),
             architecture: gguf.architecture().unwrap_or_default().to_owned(),
@@ -162,10 +179,9 @@ struct StepFlow {
 }
 
 impl StepFlow {
-    fn new(model: &Arc<Model>, repair: &Repair, adapter: Option<&mut Adapter>) -> Self {
-        let tried = try_out(model, adapter);
+    fn new(tried: Result<bool, String>, repair: &Repair) -> Self {
         let flash_attention = *tried.as_ref().unwrap_or(&false);
-        let reason = tried.err().map(|error| error.to_string());
+        let reason = tried.err();
         Self {
             works: reason.is_none(),
             flash_attention,
@@ -203,7 +219,7 @@ fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<bool, En
 
 impl Facts {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { model, thinking, stepflow, saliency } = self;
+        let Self { model, thinking, stepflow, saliency, memory } = self;
         let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
         let place = if stepflow.flash_attention { "inside flash attention" } else { "without flash attention" };
         let works = stepflow.reason.clone().unwrap_or_else(|| format!("works in this model, {place}"));
@@ -231,7 +247,8 @@ impl Facts {
             ("SMI layers", ranges(&stepflow.smi_layers)),
             ("saliency", saliency.reason.clone().unwrap_or("exact, by gradient".to_owned())),
         ];
-        lines.iter().try_for_each(|(label, text)| writeln!(out, "{label:<17}{}", one_line(text)))
+        let lines = lines.into_iter().map(|(label, text)| (label.to_owned(), text)).chain(memory.lines());
+        lines.into_iter().try_for_each(|(label, text)| writeln!(out, "{label:<17}{}", one_line(&text)))
     }
 }
 
