@@ -420,6 +420,12 @@ fn devices_and_statistics_say_what_stepflow_works_with() {
     let cpu = devices.lines().find(|line| line.trim_start().starts_with("CPU: ")).expect("there is a CPU");
     assert!(devices.starts_with("Backends: ") && devices.contains("CPU\nAvailable devices:\n"), "{devices}");
     assert!(cpu.ends_with("StepFlow: fused"), "{devices}");
+    let works = |flags: &[&str]| {
+        let text = stdout(&[&["inspect", "-ngl", "0"], flags].concat());
+        text.lines().find_map(|line| line.strip_prefix("StepFlow")).unwrap().trim().to_owned()
+    };
+    assert_eq!(works(&[]), "works in this model, inside flash attention");
+    assert_eq!(works(&["-fa", "off"]), "works in this model, on the softmax, as flash attention is off");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stats.json");

@@ -3,11 +3,16 @@
 mod common;
 mod tiny;
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use stepflow::engine::{Control, Repair};
-use stepflow::llama::{Batch, CacheType, Context, ContextParams, FlashAttention, Hook, Model, ModelParams, Row, Token};
+use stepflow::kernels::attend::RowWork;
+use stepflow::llama::{
+    Batch, CacheType, Context, ContextParams, FlashAttention, FusedAttention, Hook, HookError, Model, ModelParams,
+    Point, Row, Token,
+};
 use stepflow::stepflow::{OebConfig, SmiConfig, Stats, StepFlowConfig, Window};
 use stepflow::trace::Segment;
 use tiny::{Arch, WeightType};
@@ -202,6 +207,45 @@ fn both_ways_into_the_graph_give_the_same_bits() {
         let plain = logits(&mut plain, &pairs, 2);
         let plain_1: Vec<f32> = plain.chunks(model.n_vocab()).skip(1).step_by(2).flatten().copied().collect();
         assert!(same_bits(&mixed_1, &plain_1) && !same_bits(&all_1, &plain_1), "streams {streams}");
+    }
+}
+
+/// StepFlow, and in which layers our kernel computes rows.
+struct Watched(Repair, Arc<Mutex<BTreeSet<usize>>>);
+
+impl Hook for Watched {
+    fn begin(&mut self, rows: &[Row]) {
+        self.0.begin(rows);
+    }
+
+    fn wants(&self, point: Point, layer: usize) -> bool {
+        self.0.wants(point, layer)
+    }
+
+    fn wants_fused(&self) -> bool {
+        self.0.wants_fused()
+    }
+
+    fn fused(&mut self, attention: &FusedAttention<'_>) -> Result<Vec<RowWork>, HookError> {
+        let work = self.0.fused(attention)?;
+        if work.iter().any(|row| row.plan.is_some()) {
+            self.1.lock().unwrap().insert(attention.layer);
+        }
+        Ok(work)
+    }
+}
+
+#[test]
+fn one_setting_keeps_our_kernel_to_the_layers_of_oeb() {
+    let model = model(&tiny::tiny(Arch::Qwen3, WeightType::F32));
+    for (all_layers, expected) in [(true, (0..8).collect()), (false, BTreeSet::from([0, 1]))] {
+        let params = ContextParams { all_layers, ..params(FlashAttention::On, CacheType::F16, false) };
+        let layers = Arc::new(Mutex::new(BTreeSet::new()));
+        let repair = Repair::new(&StepFlowConfig::paper(), model.n_layer(), 2).unwrap();
+        let hook = Box::new(Watched(repair, layers.clone()));
+        let mut context = Context::new(model.clone(), &params, Some(hook)).unwrap();
+        logits(&mut context, &rows(0, model.n_vocab()), 1);
+        assert_eq!(*layers.lock().unwrap(), expected, "all layers: {all_layers}");
     }
 }
 

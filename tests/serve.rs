@@ -316,6 +316,7 @@ fn tokens_templates_and_the_servers_own_affairs() {
     assert_eq!(server.get("/health").json(), json!({ "status": "ok" }));
     let props = server.get("/props").json();
     assert_eq!((&props["total_slots"], &props["default_generation_settings"]["n_ctx"]), (&json!(2), &json!(1024)));
+    assert_eq!(props["stepflow"]["works"], "inside flash attention");
     let models = server.get("/v1/models").json();
     assert_eq!((text(&models, "/data/0/id"), &models["data"][0]["aliases"]), ("a", &json!(["a", "b"])));
     assert_eq!(server.get("/v1/models/b").json()["id"], "a");

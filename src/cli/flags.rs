@@ -132,6 +132,17 @@ pub enum Switch {
     Auto,
 }
 
+/// A switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// It is on.
+    #[value(alias = "true", alias = "1")]
+    On,
+    /// It is off.
+    #[value(alias = "false", alias = "0")]
+    Off,
+}
+
 /// The repairs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "StepFlow")]
@@ -163,6 +174,10 @@ pub struct StepFlowArgs {
     /// Tokens of the previous step that SMI averages, or `step` for all of it [4].
     #[arg(long, value_name = "N|step")]
     pub smi_window: Option<Window>,
+    /// Compute the tokens that are repaired by StepFlow's own attention in all layers, which is faster on a CPU; `off` keeps it to
+    /// the layers of OEB [on].
+    #[arg(long, value_name = "on|off")]
+    pub all_layers: Option<OnOff>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub family: FamilyArgs,

@@ -6,7 +6,7 @@ use stepflow::llama::Model;
 use stepflow::trace::{Family, Markers};
 
 use super::bench;
-use super::flags::FamilyArgs;
+use super::flags::{FamilyArgs, Switch};
 
 /// The first lines of a chat: the model and its size, the context and the memory taken.
 pub fn banner(session: &Session) {
@@ -50,6 +50,13 @@ pub fn say_family(stepflow: Option<&Control>, (family, found): (Family, bool)) {
              (--family {family}; --think-start and --think-end name other marks)",
             family.markers().closing()
         );
+    }
+}
+
+/// Says where StepFlow could not have the flash attention that was asked for.
+pub fn warn_of_flash_attention(asked: Switch, works_in: &str) {
+    if asked == Switch::On && works_in.starts_with("on the softmax") {
+        say!("stepflow: -fa on changes nothing: StepFlow works {works_in}");
     }
 }
 

@@ -89,6 +89,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     report::say_family(control.as_ref(), (family, found));
     if control.is_some() {
         engine::warm_up(&mut context, control.as_ref())?;
+        report::warn_of_flash_attention(args.context.size.flash_attn, &engine::works_in(&context));
     }
 
     let (scores, interrupted) = score(&mut context, rows.clone(), &interrupt)?;

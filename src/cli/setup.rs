@@ -10,7 +10,9 @@ use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices};
 use stepflow::stepflow::StepFlowConfig;
 
-use super::flags::{ContextArgs, FamilyArgs, ModelArgs, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs};
+use super::flags::{
+    ContextArgs, FamilyArgs, ModelArgs, OnOff, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs,
+};
 use super::{config_file, download, exit, fit, input};
 
 /// Ctrl-C: it interrupts what can be interrupted, and ends the program otherwise or when pressed again.
@@ -188,6 +190,7 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats
         ("--smi-layers", args.smi_layers.is_some() && !smi, off("SMI", oeb)),
         ("--alpha", args.alpha.is_some() && !smi, off("SMI", oeb)),
         ("--smi-window", args.smi_window.is_some() && !smi, off("SMI", oeb)),
+        ("--all-layers", args.all_layers.is_some() && !config.is_on(), off("", false)),
         ("--stats", stats && !config.is_on(), off("", false)),
     ];
     for (flag, _, why) in flags.into_iter().filter(|(_, idle, _)| *idle) {
@@ -243,11 +246,16 @@ pub fn session_params(
         bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", cache_type_v.name());
     }
     Ok(SessionParams {
-        context: context_params(context, interrupt),
+        context: ContextParams { all_layers: all_layers(stepflow), ..context_params(context, interrupt) },
         stepflow: config,
         lora: lora.map(Path::to_owned),
         ..family_params(&stepflow.family)
     })
+}
+
+/// Whether StepFlow's own attention is for all layers.
+pub fn all_layers(args: &StepFlowArgs) -> bool {
+    args.all_layers != Some(OnOff::Off)
 }
 
 /// A session in which nothing but the family is set.

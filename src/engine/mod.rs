@@ -30,7 +30,7 @@ mod work;
 pub use control::Control;
 pub use events::{Event, Finish, Request, Summary};
 pub use fit::{Fit, Need};
-pub use flash::{flash_attention, keeps_flash_attention};
+pub use flash::{flash_attention, keeps_flash_attention, works_in};
 pub use grammar::{Grammar, GrammarError, Triggers};
 pub use open::{load_adapter, open, warm_up};
 pub use parallel::{Generated, Job, Parallel};

@@ -184,9 +184,8 @@ impl Hook for Repair {
     }
 
     fn fused(&mut self, attention: &FusedAttention<'_>) -> Result<Vec<RowWork>, HookError> {
-        let FusedAttention { layer, first_row, rows, cells, stands, .. } = *attention;
-        // Where the graph has to stand still for our kernel, llama.cpp's is faster.
-        let in_all_layers = self.in_all_layers && !stands;
+        let FusedAttention { layer, first_row, rows, cells, all_layers, .. } = *attention;
+        let in_all_layers = self.in_all_layers && all_layers;
         let mut work: BTreeMap<usize, RowWork> = BTreeMap::new();
         let none = |row| RowWork { stream: 0, row, plan: None, tau_max: None, momentum: None };
         for (row, settings) in self.bridged.of_layer(layer, first_row, rows.len()).filter(is_bridging) {

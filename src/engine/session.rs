@@ -10,6 +10,7 @@ use crate::trace::{Family, Markers, Segment, TraceFile, TraceToken, Tracked, Tra
 
 use super::answer::Answer;
 use super::budget::Budget;
+use super::flash::works_in;
 use super::open::{check_offered, load_adapter, open, warm_up};
 use super::tokens::prompt_tokens;
 use super::{Control, DeadEnd, Event, Finish, Prompt, Request, Sampler, Summary};
@@ -119,6 +120,11 @@ impl Session {
     /// The switch and the statistics of StepFlow, if it is part of this session.
     pub fn stepflow(&self) -> Option<&Control> {
         self.control.as_ref()
+    }
+
+    /// Where StepFlow works, and why there; known once a token was decoded.
+    pub fn works_in(&self) -> String {
+        works_in(&self.context)
     }
 
     /// Runs one token through the model and forgets it: pages the weights in, and finds out whether StepFlow has a

@@ -10,6 +10,7 @@ use crate::llama::{Adapter, Batch, Context, ContextParams, LlamaError, Model, Ro
 use crate::stepflow::{Stats, StepFlowConfig};
 use crate::trace::{Markers, Segment, Tracker};
 
+use super::flash::works_in;
 use super::open::{check_offered, open, warm_up};
 use super::session::{prompt_rows, row};
 use super::text::Text;
@@ -134,6 +135,11 @@ impl Slots {
     /// Whether jobs can have repairs.
     pub fn has_stepflow(&self) -> bool {
         self.control.is_some()
+    }
+
+    /// Where StepFlow works, and why there.
+    pub fn works_in(&self) -> String {
+        works_in(&self.context)
     }
 
     /// Whether every slot has a share of the context for itself.

@@ -30,6 +30,11 @@ pub struct Place {
     pub ordinal: u32,
 }
 
+/// Whether there are kernels for data at `place`, and its device opens.
+pub fn has_kernels(place: Place) -> bool {
+    Devices::default().at(place).is_some()
+}
+
 /// The devices with kernels of ours, opened when they are first asked for.
 #[derive(Default)]
 pub struct Devices(HashMap<Place, Option<Device>>);

@@ -106,6 +106,9 @@ pub struct ContextParams {
     pub type_k: CacheType,
     /// Element type of the V cache.
     pub type_v: CacheType,
+    /// Whether rows that a hook has to do with may go through our own attention in layers where it changes nothing, which is
+    /// faster where attention runs fused in host memory.
+    pub all_layers: bool,
     /// Set from anywhere, it interrupts a running decode.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
@@ -124,6 +127,7 @@ impl Default for ContextParams {
             flash_attention: FlashAttention::Auto,
             type_k: CacheType::F16,
             type_v: CacheType::F16,
+            all_layers: true,
             interrupt: None,
         }
     }
@@ -189,7 +193,7 @@ impl Context {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let mut raw = raw_params(params, n_ctx)?;
         let interrupt = params.interrupt.clone().unwrap_or_default();
-        let state = hook.map(|hook| StatePtr::new(State::new(hook)));
+        let state = hook.map(|hook| StatePtr::new(State::new(hook, params.all_layers)));
         let fields = fields(&mut raw);
         fields.abort_callback = Some(is_interrupted);
         fields.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast();

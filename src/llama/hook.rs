@@ -148,8 +148,8 @@ pub struct FusedAttention<'a> {
     pub rows: &'a [Row],
     /// What the cells hold.
     pub cells: &'a Cells,
-    /// Whether the graph stands still at it, which it need not do in host memory.
-    pub stands: bool,
+    /// Whether our kernel may compute rows in which nothing is changed here, but in other layers.
+    pub all_layers: bool,
     pub(super) mask: Mask<'a>,
 }
 

@@ -18,6 +18,8 @@ use crate::kernels::attend::RowWork;
 /// Lives in a box as long as its context; llama.cpp holds the address.
 pub(super) struct State {
     pub hook: Box<dyn Hook>,
+    /// See [`super::ContextParams`].
+    all_layers: bool,
     pub caches: Caches,
     pub rows: Vec<Row>,
     read_masks: ReadMasks,
@@ -38,9 +40,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn new(hook: Box<dyn Hook>) -> Self {
+    pub fn new(hook: Box<dyn Hook>, all_layers: bool) -> Self {
         Self {
             hook,
+            all_layers,
             caches: Caches::default(),
             rows: Vec::new(),
             read_masks: ReadMasks::default(),
@@ -149,13 +152,15 @@ impl State {
     /// What the hook wants done to rows of a flash attention.
     fn work_on(&mut self, flash: Tensor<'_>, layer: usize, stands: bool) -> Result<Vec<RowWork>, HookError> {
         let ([_, _, n_rows, _], n_kv) = (flash.shape(), flash.source(1).map_or(0, |keys| keys.shape()[1]));
-        let Self { hook, caches, rows, read_masks, keys, .. } = self;
+        let Self { hook, caches, rows, read_masks, keys, all_layers, .. } = self;
+        // Where the graph has to stand still for our kernel, llama.cpp's is faster.
+        let all_layers = *all_layers && !stands;
         let streams = streams_of(caches, keys, layer)?;
         let mask = Mask::new(flash.source(3).ok_or("attention without a mask")?, read_masks)?;
         let mut all = Vec::new();
         for (stream, rows) in rows.chunks(n_rows).enumerate() {
             let (mask, cells, first_row) = (mask.of_stream(stream), cells_of(streams, rows)?, stream * n_rows);
-            let attention = FusedAttention { layer, n_kv, first_row, rows, cells, stands, mask };
+            let attention = FusedAttention { layer, n_kv, first_row, rows, cells, all_layers, mask };
             all.extend(hook.fused(&attention)?.into_iter().map(|work| RowWork { stream, ..work }));
         }
         Ok(all)

@@ -58,6 +58,8 @@ pub struct Ready {
     pub stepflow: StepFlowConfig,
     /// The repairs where a request says `true`; `None` if there is no place for them.
     pub stepflow_settings: Option<StepFlowConfig>,
+    /// Where the repairs work, and why there.
+    pub works_in: String,
     /// Tokens that a slot holds.
     pub n_ctx: usize,
     /// What the slots are doing, as of the last step.

@@ -51,6 +51,7 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError>
         "stepflow": {
             "default": stepflow_json(&ready.stepflow),
             "settings": ready.stepflow_settings.as_ref().map(stepflow_json),
+            "works": ready.stepflow_settings.is_some().then_some(&ready.works_in),
             "family": ready.family.to_string(),
         },
     })))

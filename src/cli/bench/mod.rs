@@ -11,7 +11,7 @@ mod plan;
 mod record;
 
 use stepflow::engine::{self, EngineError};
-use stepflow::llama::LlamaError;
+use stepflow::llama::{ContextParams, LlamaError};
 use stepflow::stepflow::StepFlowConfig;
 
 use super::flags::{ContextArgs, SizeArgs};
@@ -30,7 +30,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     output::check_result(args.output.as_deref())?;
     let interrupt = Interrupt::install()?;
     let stepflow = setup::repairs_or_all(&args.stepflow)?;
-    let mut params = setup::context_params(&context_args(args, plan::n_ctx(&tests)?), &interrupt);
+    let context = context_args(args, plan::n_ctx(&tests)?);
+    let mut params =
+        ContextParams { all_layers: setup::all_layers(&args.stepflow), ..setup::context_params(&context, &interrupt) };
     let mut model = setup::load_with_context(&args.model, &mut params)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     // What StepFlow cannot work in is told before anything else is done.

@@ -13,7 +13,9 @@ use crate::cli::{output, saliency};
 pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
     let stats = args.stats.as_deref().map_or(Ok(()), |path| {
         let stats = session.stepflow().map_or_else(Stats::default, |control| control.stats());
-        let json = serde_json::to_string_pretty(&stats.to_json())?;
+        let mut json = stats.to_json();
+        json["works"] = session.stepflow().map(|_| session.works_in()).into();
+        let json = serde_json::to_string_pretty(&json)?;
         output::write_file(path, |out| writeln!(out, "{json}"))
     });
     let trace = args.save_trace.as_deref().map_or(Ok(()), |path| {

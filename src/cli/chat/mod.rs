@@ -87,6 +87,9 @@ impl<'a> Chat<'a> {
         setup::warn_of_context(&args.context, session.n_ctx(), session.model());
         if !args.conversation.no_warmup {
             session.warm_up()?;
+            if session.stepflow().is_some() {
+                report::warn_of_flash_attention(args.context.size.flash_attn, &session.works_in());
+            }
         }
         report::say_family(session.stepflow(), session.family());
         let messages = system.map(|text| Message::new("system", text)).into_iter().collect();

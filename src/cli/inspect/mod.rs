@@ -55,7 +55,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     let tried = match whole.missing {
-        None => try_out(&model, adapter.as_mut()).map_err(|error| error.to_string()),
+        None => try_out(&model, &args.size, adapter.as_mut()).map_err(|error| error.to_string()),
         Some((has, needs)) => Err(format!("not tried: the file has {has} of {needs} bytes")),
     };
     let facts = Facts {
@@ -170,8 +170,8 @@ impl Thinking {
 #[derive(Serialize)]
 struct StepFlow {
     works: bool,
-    /// Whether it works inside flash attention, which then stays on.
-    flash_attention: bool,
+    /// Where.
+    place: Option<String>,
     /// Why it does not work.
     reason: Option<String>,
     oeb_layers: BTreeSet<usize>,
@@ -179,12 +179,11 @@ struct StepFlow {
 }
 
 impl StepFlow {
-    fn new(tried: Result<bool, String>, repair: &Repair) -> Self {
-        let flash_attention = *tried.as_ref().unwrap_or(&false);
-        let reason = tried.err();
+    fn new(tried: Result<String, String>, repair: &Repair) -> Self {
+        let (place, reason) = tried.map_or_else(|reason| (None, Some(reason)), |place| (Some(place), None));
         Self {
             works: reason.is_none(),
-            flash_attention,
+            place,
             reason,
             oeb_layers: repair.oeb_layers(),
             smi_layers: repair.smi_layers(),
@@ -209,20 +208,22 @@ impl Saliency {
 }
 
 /// Whether StepFlow has a place in the model shows itself in a graph, so one is run.
-/// Returns whether that has flash attention.
-fn try_out(model: &Arc<Model>, adapter: Option<&mut Adapter>) -> Result<bool, EngineError> {
-    let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
+/// Returns where StepFlow works in it.
+fn try_out(model: &Arc<Model>, size: &SizeArgs, adapter: Option<&mut Adapter>) -> Result<String, EngineError> {
+    let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..setup::sized(size) };
     let (mut context, control) = engine::open(model.clone(), &params, &StepFlowConfig::paper(), adapter)?;
     engine::warm_up(&mut context, control.as_ref())?;
-    Ok(context.is_fused())
+    Ok(engine::works_in(&context))
 }
 
 impl Facts {
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { model, thinking, stepflow, saliency, memory } = self;
         let marker = |text: &Option<String>| text.as_ref().map_or("the first generated token".to_owned(), quoted);
-        let place = if stepflow.flash_attention { "inside flash attention" } else { "without flash attention" };
-        let works = stepflow.reason.clone().unwrap_or_else(|| format!("works in this model, {place}"));
+        let works = match (&stepflow.place, &stepflow.reason) {
+            (Some(place), _) => format!("works in this model, {place}"),
+            (None, reason) => reason.clone().unwrap_or_default(),
+        };
         let lines = [
             ("file", if model.embedded { format!("{} (embedded)", model.file) } else { model.file.clone() }),
             ("name", model.name.clone().unwrap_or("none".to_owned())),

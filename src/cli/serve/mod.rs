@@ -61,6 +61,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         slots => slots?,
     };
     setup::warn_of_context(&args.context, slots.n_ctx(), &model);
+    if slots.has_stepflow() {
+        report::warn_of_flash_attention(args.context.size.flash_attn, &slots.works_in());
+    }
     let ready = Ready {
         templates: templates(args, &model)?,
         family,
@@ -68,6 +71,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         sampling: setup::sampling_params(&args.sampling, &model)?,
         stepflow: params.stepflow,
         stepflow_settings: slots.has_stepflow().then_some(settings),
+        works_in: slots.works_in(),
         n_ctx: slots.n_ctx(),
         slots: slots.status().into(),
         model,
