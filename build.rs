@@ -1,8 +1,5 @@
-//! Tells the program which llama.cpp it is built with, binds the kernels' interface, and builds the CUDA kernels and the
-//! way to llama.cpp's chat templates.
+//! Tells the program which llama.cpp it is built with, and builds the way to what that offers in C++ alone.
 
-#[path = "build/bind_kernels.rs"]
-mod bind_kernels;
 #[path = "build/llama_sources.rs"]
 mod llama_sources;
 
@@ -10,11 +7,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     llama_version();
-    bind_kernels::bind("kernels");
     build_shims();
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        build_cuda();
-    }
     if std::env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_some() {
         // The program finds llama.cpp's libraries beside itself.
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN");
@@ -42,11 +35,4 @@ fn build_shims() {
     }
     // llama-cpp-sys-2 links the C++ library, behind this one.
     build.cpp_link_stdlib(None).compile("stepflow-shims");
-}
-
-/// For every architecture that the compiler knows.
-fn build_cuda() {
-    println!("cargo:rerun-if-changed=kernels/cuda");
-    let sources = ["device", "attend", "oeb", "smi", "probe"].map(|name| format!("kernels/cuda/{name}.cu"));
-    cc::Build::new().cuda(true).cudart("static").flag("-arch=all-major").files(sources).compile("stepflow-cuda");
 }

@@ -341,7 +341,7 @@ SF_FN float sf_factor(SfFactors factors, uint32_t group) {
   return group == SF_SAME ? factors.same : group == SF_BRIDGE ? factors.bridge : factors.other;
 }
 
-// OEB in F32; src/stepflow/oeb.rs has the same in F64 and says why.
+// OEB in F32; core/src/stepflow/oeb.rs has the same in F64 and says why.
 SF_FN SfFactors sf_oeb(SfMass mass, float tau_max, bool sinks) {
   const float e = 1e-6f;
   SfFactors factors = {1, 1, 1, {0, 0, 0}};

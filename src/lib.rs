@@ -6,11 +6,9 @@ pub mod builtin;
 pub mod engine;
 pub mod eval;
 pub mod files;
-pub mod gguf;
-pub mod kernels;
 pub mod llama;
-mod random;
 pub mod saliency;
 pub mod server;
-pub mod stepflow;
-pub mod trace;
+
+pub use stepflow_core::{gguf, kernels, stepflow, trace};
+use stepflow_core::random;

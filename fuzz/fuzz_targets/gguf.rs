@@ -2,7 +2,7 @@
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the module is included by path, and writing is not fuzzed")]
 
-#[path = "../../src/gguf/mod.rs"]
+#[path = "../../core/src/gguf/mod.rs"]
 mod gguf;
 
 use gguf::{Gguf, GgufError};

@@ -2,7 +2,7 @@
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the module is included by path, and tracking is not fuzzed")]
 
-#[path = "../../src/trace/mod.rs"]
+#[path = "../../core/src/trace/mod.rs"]
 mod trace;
 
 use trace::TraceFile;

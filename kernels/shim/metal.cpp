@@ -1,4 +1,4 @@
-// The Metal kernels behind device.h, on the CPU: what src/kernels/metal.rs does on an Apple machine.
+// The Metal kernels behind device.h, on the CPU: what core/src/kernels/metal.rs does on an Apple machine.
 #include "../device.h"
 #include "metal.h"
 

@@ -1,7 +1,7 @@
 //! Writes a model with the shape of a published one and random weights, to measure speed where the real one cannot be
 //! had: `shaped-model qwq-32b|r1-distill-7b|gpt-oss-20b OUT.gguf [--layers N] [--seed S]`.
 
-#[path = "../../src/random.rs"]
+#[path = "../../core/src/random.rs"]
 mod random;
 mod shape;
 mod tensors;

@@ -1,7 +1,7 @@
 //! kernels/device.h in Rust, as the package's own build script makes it.
 
 #[allow(dead_code)]
-#[path = "../../../build/bind_kernels.rs"]
+#[path = "../../../core/bind_kernels.rs"]
 mod bind_kernels;
 
 fn main() {
