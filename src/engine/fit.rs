@@ -37,7 +37,7 @@ impl Fit {
     /// # Errors
     /// When the file is not a model.
     pub fn new(path: &Path, params: &ModelParams, context: &ContextParams) -> Result<Self, LlamaError> {
-        Ok(Self { layout: Layout::new(path, params)?, context: context.clone(), mapped: params.mmap })
+        Ok(Self { layout: Layout::new(path, params)?, context: context.clone(), mapped: params.mmap && !params.mlock })
     }
 
     /// Tokens of a context that asks for none in particular.
@@ -67,7 +67,8 @@ impl Fit {
         let (mut below, mut above) = (0, n_ctx.div_ceil(STEP).max(1));
         while below + 1 < above {
             let middle = below + (above - below) / 2;
-            let leaves_margin = |need: &Need| need.free.is_none_or(|free| need.needed.saturating_add(MARGIN) <= free);
+            // A model whose pages are not all there runs, and slowly.
+            let leaves_margin = |need: &Need| need.free.is_none_or(|free| need.used.total() + MARGIN <= free);
             match self.needs(middle * STEP)?.iter().all(leaves_margin) {
                 true => below = middle,
                 false => above = middle,
