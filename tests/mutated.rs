@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use program::{Outcome, run, stepflow};
-use stepflow::gguf::{Array, GgmlType, Gguf, GgufWriter, Value};
+use stepflow::gguf::{Array, GgmlType, Gguf, GgufError, GgufWriter, Value};
 use tiny::{Arch, WeightType};
 
 /// Commands that read a model, each with what makes it quick.
@@ -37,7 +37,10 @@ fn damaged_models_are_answered_or_refused_in_one_line() {
                 for command in COMMANDS {
                     let outcome = run(stepflow(command.iter().map(Path::new).chain([Path::new("-m"), file.path()])));
                     refused.fetch_add(u64::from(!outcome.status.success()), Ordering::Relaxed);
-                    if let Some(fault) = fault(&outcome, known.is_err()) {
+                    // Of a file that is cut behind its header, `inspect` says what that tells.
+                    let is_cut = matches!(known, Err(GgufError::Truncated { .. }));
+                    let known_bad = known.is_err() && !(is_cut && command[0] == "inspect");
+                    if let Some(fault) = fault(&outcome, known_bad) {
                         failures.push(format!("mutation {number} ({what}): {fault}"));
                     }
                 }

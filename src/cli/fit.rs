@@ -65,6 +65,10 @@ fn is_surely_small(path: &Path, params: &ModelParams, context: &ContextParams) -
         return false;
     }
     let (Ok(gguf), Some(free)) = (Gguf::open(path), memory_free(None)) else { return false };
+    // Numbers that no model has are refused where it is loaded.
+    if gguf.check_loadable().is_err() {
+        return true;
+    }
     let number = |name: &str, or: u64| gguf.arch_u64(name).unwrap_or(or);
     let (layers, heads) = (number("block_count", 0), gguf.at_layer("attention.head_count", 0).unwrap_or(1).max(1));
     let of_head = number("embedding_length", 0) / heads;
