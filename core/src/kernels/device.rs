@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::ffi::{
     SF_BF16, SF_F16, SF_F32, SF_IQ4_NL, SF_KEY_DIMS, SF_PIECE, SF_Q4_0, SF_Q4_1, SF_Q5_0, SF_Q5_1, SF_Q8_0,
     SF_VALUE_DIMS, SfAttention, SfCache, SfDevice, SfFlash, SfFlashData, SfFlashRow, SfHeadOutput, SfKernels,
-    SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
+    SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow, block_of,
 };
 use super::library::Library;
 
@@ -316,21 +316,11 @@ impl FlashData<'_> {
     /// Its output and its values, as SMI sees them.
     pub fn head_output(&self) -> HeadOutputData<'_> {
         let SfFlash { output_row, output_head, values, n_kv, n_rows, n_head, n_head_kv, .. } = self.args;
-        // Of an element, or of a block.
-        let dim_stride = match values.type_ {
-            SF_F32 => 4,
-            SF_F16 | SF_BF16 => 2,
-            SF_Q8_0 => 34,
-            SF_Q5_1 => 24,
-            SF_Q5_0 => 22,
-            SF_Q4_1 => 20,
-            _ => 18,
-        };
         let args = SfHeadOutput {
             output_row,
             output_head,
             cell_stride: values.cell_stride,
-            dim_stride,
+            dim_stride: block_of(values.type_).1.into(),
             head_stride: values.head_stride,
             value_type: values.type_,
             head_dim: values.dim,

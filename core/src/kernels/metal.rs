@@ -18,8 +18,8 @@ use objc2_metal::{
 };
 
 use super::ffi::{
-    SF_BF16, SF_F16, SF_F32, SF_Q8_0, SF_VERSION, SfAttention, SfCache, SfDevice, SfFlash, SfFlashData, SfFlashRow,
-    SfHeadOutput, SfKernels, SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow,
+    SF_VERSION, SfAttention, SfCache, SfDevice, SfFlash, SfFlashData, SfFlashRow, SfHeadOutput, SfKernels,
+    SfOebOutcome, SfOebRow, SfPiece, SfProbeKey, SfProbeRow, SfSmiOutcome, SfSmiRow, block_of,
 };
 
 type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
@@ -252,16 +252,12 @@ unsafe extern "C" fn oeb(
 
 /// Bytes from the first value of a V cache to the end of the last.
 fn extent_of_values(heads: &SfHeadOutput) -> usize {
-    let (dims, width) = match heads.value_type {
-        SF_F32 => (heads.head_dim, 4),
-        SF_F16 | SF_BF16 => (heads.head_dim, 2),
-        // Blocks of 32 dimensions lie side by side, each `dim_stride` long.
-        _ => (heads.head_dim / 32, heads.dim_stride),
-    };
+    let (elements, width) = block_of(heads.value_type);
+    let dims = heads.head_dim / elements;
     let last = u64::from(heads.n_kv - 1) * heads.cell_stride
         + u64::from(heads.n_head_kv - 1) * heads.head_stride
         + u64::from(dims - 1) * heads.dim_stride;
-    (last + width) as usize
+    last as usize + width as usize
 }
 
 unsafe extern "C" fn smi(
@@ -293,12 +289,8 @@ unsafe extern "C" fn smi(
 
 /// Bytes from the first element of a cache to the end of the last.
 fn extent_of_cache(cache: &SfCache, flash: &SfFlash) -> usize {
-    let of_cell = match cache.type_ {
-        SF_F32 => 4 * cache.dim,
-        SF_F16 | SF_BF16 => 2 * cache.dim,
-        SF_Q8_0 => cache.dim / 32 * 34,
-        _ => cache.dim / 32 * 18,
-    };
+    let (elements, width) = block_of(cache.type_);
+    let of_cell = cache.dim / elements * width;
     let last = u64::from(flash.n_kv - 1) * cache.cell_stride + u64::from(flash.n_head_kv - 1) * cache.head_stride;
     last as usize + of_cell as usize
 }
