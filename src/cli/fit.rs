@@ -15,12 +15,13 @@ const ROOM: u64 = 2 << 30;
 ///
 /// # Errors
 /// When it does not fit.
-pub fn check(path: &Path, params: &ModelParams, context: &mut ContextParams) -> anyhow::Result<()> {
+pub fn check(path: &Path, metadata: &Gguf, params: &ModelParams, context: &mut ContextParams) -> anyhow::Result<()> {
     // CUDA may take memory of the host then.
-    if std::env::var_os("GGML_CUDA_ENABLE_UNIFIED_MEMORY").is_some() || is_surely_small(path, params, context) {
+    if std::env::var_os("GGML_CUDA_ENABLE_UNIFIED_MEMORY").is_some() || is_surely_small(path, metadata, params, context)
+    {
         return Ok(());
     }
-    // What is wrong with the file or the context is told where they are opened.
+    // What is wrong with either is told where they are made.
     let Ok(fit) = Fit::new(path, params, context) else { return Ok(()) };
     let n_ctx = if context.n_ctx == 0 { fit.n_ctx_train() } else { context.n_ctx };
     let Ok(needs) = fit.needs(n_ctx) else { return Ok(()) };
@@ -60,15 +61,11 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Whether a bound that costs nothing shows that host memory has room: most runs are far from its end.
-fn is_surely_small(path: &Path, params: &ModelParams, context: &ContextParams) -> bool {
+fn is_surely_small(path: &Path, gguf: &Gguf, params: &ModelParams, context: &ContextParams) -> bool {
     if params.n_gpu_layers > 0 && devices().iter().any(|device| device.is_gpu) {
         return false;
     }
-    let (Ok(gguf), Some(free)) = (Gguf::open(path), memory_free(None)) else { return false };
-    // Numbers that no model has are refused where it is loaded.
-    if gguf.check_loadable().is_err() {
-        return true;
-    }
+    let Some(free) = memory_free(None) else { return false };
     let number = |name: &str, or: u64| gguf.arch_u64(name).unwrap_or(or);
     let (layers, heads) = (number("block_count", 0), gguf.at_layer("attention.head_count", 0).unwrap_or(1).max(1));
     let of_head = number("embedding_length", 0) / heads;

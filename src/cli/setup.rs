@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, bail};
 use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
-use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices};
+use stepflow::gguf::Gguf;
+use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices, read};
 use stepflow::stepflow::StepFlowConfig;
 
 use super::flags::{
@@ -63,22 +64,26 @@ impl Interrupt {
 
 /// The model that the flags name, loaded; the embedded one where they name none.
 pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
-    load_from(&model_path(args)?, args)
+    let path = model_path(args)?;
+    let metadata = read(&path)?;
+    load_read(&path, metadata, args)
 }
 
 /// The same where a context is to be made of it: one that memory has no room for is told before anything is loaded, and
 /// where the flags ask for no size, the largest is taken that there is room for.
 pub fn load_with_context(args: &ModelArgs, context: &mut ContextParams) -> anyhow::Result<Arc<Model>> {
     let path = model_path(args)?;
-    fit::check(&path, &model_params(args), context)?;
-    load_from(&path, args)
+    // Read once: a large vocabulary takes a while.
+    let metadata = read(&path)?;
+    fit::check(&path, &metadata, &model_params(args), context)?;
+    load_read(&path, metadata, args)
 }
 
-fn load_from(path: &Path, args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
+fn load_read(path: &Path, metadata: Gguf, args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
     if args.n_gpu_layers > 0 {
         say_of_gpus(args.n_gpu_layers);
     }
-    Ok(Arc::new(Model::load(path, &model_params(args))?))
+    Ok(Arc::new(Model::load_read(path, metadata, &model_params(args))?))
 }
 
 /// How the flags want the model loaded.

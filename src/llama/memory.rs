@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 use super::backend::{backend, take_complaint};
 use super::context::{fields, raw_params};
 use super::devices::devices;
-use super::model::check;
+use super::model::read;
 use super::{ContextParams, DeviceInfo, LlamaError, ModelParams};
 
 /// Bytes of one device's memory, or of the host's.
@@ -60,7 +60,7 @@ impl Layout {
     /// # Errors
     /// When it is not a GGUF that llama.cpp can load.
     pub fn new(path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
-        let metadata = check(path)?;
+        let metadata = read(path)?;
         let failed = |reason: String| LlamaError::Load { path: path.to_owned(), reason };
         let text = path.to_str().ok_or_else(|| failed("expected a path in UTF-8".to_owned()))?;
         let text = CString::new(text).map_err(|_| failed("expected a path without NUL".to_owned()))?;

@@ -31,7 +31,7 @@ pub use error::{HookError, LlamaError};
 pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
 pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
 pub use memory::{Layout, MemoryUse, memory_free};
-pub use model::{Adapter, Model, ModelParams, Token};
+pub use model::{Adapter, Model, ModelParams, Token, read};
 pub use quantize::quantize;
 pub use sampler::Candidates;
 pub(crate) use sampler::RawSampler;

@@ -59,7 +59,10 @@ pub struct Model {
 }
 
 /// The metadata of a model that can be given to llama.cpp.
-pub(super) fn check(path: &Path) -> Result<Gguf, LlamaError> {
+///
+/// # Errors
+/// As [`Model::load`], as far as the metadata tells.
+pub fn read(path: &Path) -> Result<Gguf, LlamaError> {
     let invalid = |source| LlamaError::Gguf { path: path.to_owned(), source };
     let metadata = Gguf::open(path).map_err(invalid)?;
     metadata.check_loadable().map_err(invalid)?;
@@ -79,7 +82,14 @@ impl Model {
     /// # Errors
     /// When the file is not a GGUF that llama.cpp can load; the message says why.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
-        let metadata = check(path)?;
+        Self::load_read(path, read(path)?, params)
+    }
+
+    /// The same where [`read`] has read the metadata already.
+    ///
+    /// # Errors
+    /// When llama.cpp cannot load it.
+    pub fn load_read(path: &Path, metadata: Gguf, params: &ModelParams) -> Result<Self, LlamaError> {
         let n_gpu_layers = params.n_gpu_layers.min(i32::MAX as u32);
         let raw = LlamaModelParams::default()
             .with_n_gpu_layers(n_gpu_layers)
