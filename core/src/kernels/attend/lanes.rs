@@ -9,6 +9,8 @@ use half::{bf16, f16};
 pub(super) trait Lanes {
     /// How many blocks of sixteen dimensions [`super::tile::weigh`] holds in registers at once, for each head.
     const BLOCKS: usize;
+    /// How many cells [`super::tile::scores`] works on at once: their products with each head stay in registers.
+    const CELLS: usize;
     type Floats: Copy;
 
     unsafe fn splat(value: f32) -> Self::Floats;
@@ -39,7 +41,8 @@ pub(super) trait Lanes {
     unsafe fn from_i8(from: *const u8) -> Self::Floats;
     /// The lower or the upper halves of 16 bytes, each less 8.
     unsafe fn from_nibbles(from: *const u8, upper: bool) -> Self::Floats;
-    /// Asks for memory that will be read soon.
+    /// Asks for memory that will be read soon, into the second-level cache: the first is too small for a tile of keys and one
+    /// of values, and has room for fewer requests at once. On two threads of a Zen 4 it reads 15 GB/s for 10.
     unsafe fn prefetch(from: *const u8);
 }
 
@@ -85,6 +88,7 @@ unsafe fn bytes<'a>(from: *const u8, n: usize) -> &'a [u8] {
 // SAFETY of every block below: the trait's contract says how far pointers reach.
 impl Lanes for Portable {
     const BLOCKS: usize = 1;
+    const CELLS: usize = 1;
     type Floats = [f32; 16];
 
     #[inline(always)]

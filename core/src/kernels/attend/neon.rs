@@ -17,6 +17,7 @@ fn both(a: Four, b: Four, of: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) 
 // SAFETY of every block below: NEON is part of every 64-bit ARM, and the trait's contract says how far pointers reach.
 impl Lanes for Neon {
     const BLOCKS: usize = 1;
+    const CELLS: usize = 1;
     type Floats = Four;
 
     #[inline(always)]

@@ -3,6 +3,8 @@
 //! Loops count heads and blocks by themselves: iterators over arrays of registers would have them copied to memory.
 #![allow(clippy::needless_range_loop)]
 
+use std::mem::MaybeUninit;
+
 use super::elements::Elements;
 use super::lanes::{Lanes, exp};
 
@@ -94,29 +96,63 @@ unsafe fn scores_of<L: Lanes, E: Elements, const N: usize>(
     soon: Soon<'_>,
     out: *mut f32,
 ) {
-    let last = keys.cells.len() - 1;
     for group in 0..keys.cells.len().div_ceil(16) {
-        // SAFETY: by this function's contract.
+        let mut products: MaybeUninit<[[L::Floats; 16]; N]> = MaybeUninit::uninit();
+        let to = products.as_mut_ptr().cast::<L::Floats>();
+        // SAFETY: by this function's contract; the sixteen products of each head are written before they are read.
         unsafe {
-            let mut products = [[L::splat(0.0); 16]; N];
-            for lane in 0..16 {
-                let at = (16 * group + lane).min(last);
-                let row = keys.row(at);
-                soon.prefetch::<L>(16 * group + lane);
-                let mut product = [L::splat(0.0); N];
-                for block in 0..blocks {
-                    let key = E::block::<L>(row, block);
-                    for head in 0..N {
-                        let query = L::load(queries.add(16 * (head * blocks + block)));
-                        product[head] = L::fma(key, query, product[head]);
-                    }
+            for lane in (0..16).step_by(L::CELLS) {
+                let at = 16 * group + lane;
+                match L::CELLS {
+                    4 => products_of::<L, E, N, 4>(queries, blocks, keys, at, to.add(lane)),
+                    _ => products_of::<L, E, N, 1>(queries, blocks, keys, at, to.add(lane)),
                 }
-                for head in 0..N {
-                    products[head][lane] = product[head];
-                }
+                (at..at + L::CELLS).for_each(|at| soon.prefetch::<L>(at));
             }
+            let products = products.assume_init_ref();
             for head in 0..N {
                 L::store(out.add(head * TILE + 16 * group), L::sums(&products[head]));
+            }
+        }
+    }
+}
+
+/// Products, not yet summed, of `C` cells from `first` on, which share what is loaded of the queries; those of a head follow
+/// 16 after those of the one before.
+///
+/// # Safety
+/// As [`scores`], and there is room.
+#[inline(always)]
+unsafe fn products_of<L: Lanes, E: Elements, const N: usize, const C: usize>(
+    queries: *const f32,
+    blocks: usize,
+    keys: Rows<'_>,
+    first: usize,
+    out: *mut L::Floats,
+) {
+    let last = keys.cells.len() - 1;
+    // SAFETY: by this function's contract.
+    unsafe {
+        let mut rows = [std::ptr::null(); C];
+        for cell in 0..C {
+            rows[cell] = keys.row((first + cell).min(last));
+        }
+        let mut product = [[L::splat(0.0); C]; N];
+        for block in 0..blocks {
+            let mut key = [L::splat(0.0); C];
+            for cell in 0..C {
+                key[cell] = E::block::<L>(rows[cell], block);
+            }
+            for head in 0..N {
+                let query = L::load(queries.add(16 * (head * blocks + block)));
+                for cell in 0..C {
+                    product[head][cell] = L::fma(key[cell], query, product[head][cell]);
+                }
+            }
+        }
+        for head in 0..N {
+            for cell in 0..C {
+                out.add(16 * head + cell).write(product[head][cell]);
             }
         }
     }

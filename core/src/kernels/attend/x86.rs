@@ -11,6 +11,7 @@ pub(super) struct Avx2;
 // SAFETY of every block below: the trait's contract says that the processor has the instructions and how far pointers reach.
 impl Lanes for Avx512 {
     const BLOCKS: usize = 4;
+    const CELLS: usize = 4;
     type Floats = __m512;
 
     #[inline(always)]
@@ -130,7 +131,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: any address may be asked for.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }
 
@@ -216,6 +217,7 @@ unsafe fn nibbles(from: *const u8, upper: bool) -> __m128i {
 // SAFETY of every block below: as above.
 impl Lanes for Avx2 {
     const BLOCKS: usize = 1;
+    const CELLS: usize = 1;
     type Floats = [__m256; 2];
 
     #[inline(always)]
@@ -361,7 +363,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         // SAFETY: any address may be asked for.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }
 
