@@ -126,6 +126,9 @@ fn settings_that_cannot_be_meant_are_refused_in_one_line() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--stepflow", "--oeb-layers", "0-8"], 2, "layer 8 is outside the model, whose layers are 0-7"),
         (&["--stepflow", "--smi-layers", "99999999999"], 2, "layer 99999999999 is outside the model"),
+        (&["-c", "16k"], 2, "expected a number of tokens up to 16777216, found `16k`"),
+        (&["-c", "-1"], 2, "expected a number of tokens up to 16777216, found `-1`"),
+        (&["-c", "16777217"], 2, "expected a number of tokens up to 16777216"),
         (&["--oeb-layers", "1-"], 2, "expected layers as"),
         (&["--tau-max", "1.01"], 2, "expected tau-max in 0..1, found 1.01"),
         (&["--tau-max", "-0.1"], 2, "expected tau-max in 0..1"),
@@ -135,13 +138,12 @@ fn settings_that_cannot_be_meant_are_refused_in_one_line() {
         (&["--smi-window", "0"], 2, "expected smi-window"),
         (&["--family", "thinker"], 2, "use one of think-tags, harmony, implicit, custom"),
         (&["--think-end", ""], 2, "--think-end"),
-        (&["-fa", "off", "-ctv", "q4_0"], 1, "-ctv q4_0 needs flash attention"),
+        (&["-fa", "off", "-ctv", "q4_0"], 2, "-ctv q4_0 needs flash attention"),
         (&["-ctk", "q9"], 2, "expected one of f32, f16"),
         (&["-ctv", "int8"], 2, "expected one of f32, f16"),
         (&["-b", "0"], 2, "--batch-size"),
         (&["-ub", "0"], 2, "--ubatch-size"),
         (&["-c", "-1"], 2, "-1"),
-        (&["-c", "4000000000"], 1, "try a smaller -c"),
         (&["-t", "100000"], 2, "expected a number up to 512, found `100000`"),
         (&["-ngl", "many"], 2, "expected a number, `auto` or `all`"),
         (&["--seed", "5000000000"], 2, "--seed"),
@@ -242,8 +244,8 @@ fn results_that_cannot_be_written_are_refused_before_the_work() {
 fn a_full_disk_costs_neither_the_answer_nor_the_other_file() {
     let folder = folder();
     let trace = folder.path().join("trace.json");
-    let outcome = answer(&["--stats", "/dev/full", "--save-trace", trace.to_str().unwrap()]);
-    assert_eq!((outcome.code(), &outcome.stdout), (Some(1), &answer(&[]).stdout));
+    let outcome = answer(&["--stepflow", "--stats", "/dev/full", "--save-trace", trace.to_str().unwrap()]);
+    assert_eq!((outcome.code(), &outcome.stdout), (Some(1), &answer(&["--stepflow"]).stdout));
     assert!(outcome.stderr.ends_with("stepflow: cannot write /dev/full: No space left on device (os error 28)\n"));
     assert!(text_of(&read_trace(trace.to_str().unwrap())).contains("hi"));
 }
@@ -345,7 +347,12 @@ fn ctrl_c_keeps_what_was_printed() {
         assert_eq!(outcome.code(), Some(130), "{outcome:?}");
         assert!(outcome.stdout.len() > 40 && outcome.stdout.ends_with(b"\n"), "{outcome:?}");
         assert!(read_trace(&trace).tokens.len() > 10);
-        serde_json::from_slice::<serde_json::Value>(&std::fs::read(&stats).unwrap()).unwrap();
+        // Without StepFlow there is nothing to count.
+        assert_eq!(Path::new(&stats).exists(), flags.contains(&"--stepflow"));
+        if flags.contains(&"--stepflow") {
+            serde_json::from_slice::<serde_json::Value>(&std::fs::read(&stats).unwrap()).unwrap();
+            std::fs::remove_file(&stats).unwrap();
+        }
         std::fs::remove_file(&trace).unwrap();
     }
 }

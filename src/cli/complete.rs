@@ -17,7 +17,12 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<u8> {
     let prompt = prompt.context("nothing to complete: give a prompt with -p, -f or on stdin")?;
     let interrupt = Interrupt::install()?;
     let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
-    setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.conversation.stats.is_some());
+    setup::warn_of_idle_settings(
+        &args.stepflow,
+        &params.stepflow,
+        args.context.size.flash_attn,
+        args.conversation.stats.is_some(),
+    );
     let model = setup::load_model(&args.model)?;
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
     let mut sampler = Sampler::new(&setup::sampling_params(&args.sampling, &model)?, &model);

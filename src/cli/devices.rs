@@ -1,7 +1,7 @@
 //! `--list-devices`.
 
 use stepflow::kernels::{Device, Library, Place};
-use stepflow::llama::{DeviceInfo, backends, backends_not_loaded, devices};
+use stepflow::llama::{DeviceInfo, backends, backends_not_loaded, devices, memory_free as available};
 use stepflow::stepflow::Kernels;
 
 use super::{exit, output};
@@ -18,7 +18,9 @@ pub fn list(verbose: bool) -> anyhow::Result<u8> {
         writeln!(out, "Available devices:")?;
         for device in &devices {
             let DeviceInfo { name, description, memory_total, memory_free, .. } = device;
-            let (total, free) = (memory_total >> 20, memory_free >> 20);
+            // Of host memory ggml tells the total twice.
+            let host = (device.place.backend == "CPU").then(|| available(None)).flatten();
+            let (total, free) = (memory_total >> 20, host.map_or(*memory_free, |free| free.min(*memory_total)) >> 20);
             let kernels = kernels_of(device.place);
             writeln!(out, "  {name}: {description} ({total} MiB, {free} MiB free), StepFlow: {kernels}")?;
         }

@@ -33,7 +33,7 @@ pub fn check(path: &Path, metadata: &Gguf, params: &ModelParams, context: &mut C
             context.n_ctx = largest;
             Ok(())
         }
-        (Some(largest), _) => bail!("{why}; the largest context that fits is -c {largest}"),
+        (Some(largest), _) => bail!("{why}; the largest context that fits has {largest} tokens"),
         (None, _) if need.used.device.is_some() => {
             bail!("{why}; put fewer layers there (-ngl), or take a smaller model")
         }

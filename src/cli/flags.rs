@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, ValueEnum};
 use stepflow::engine::SamplerKind;
-use stepflow::llama::{CacheType, MAX_THREADS};
+use stepflow::llama::{CacheType, MAX_CONTEXT, MAX_THREADS};
 use stepflow::stepflow::{LayerSelection, Window};
 use stepflow::trace::Family;
 
@@ -96,7 +96,15 @@ pub struct ContextArgs {
 #[command(next_help_heading = "Context")]
 pub struct SizeArgs {
     /// Tokens of context; 0 takes what the model was trained with.
-    #[arg(short, long, value_name = "N", default_value_t = 0, env = "LLAMA_ARG_CTX_SIZE")]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "LLAMA_ARG_CTX_SIZE",
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = context_size)]
     pub ctx_size: u32,
     /// Tokens submitted at once.
     #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
@@ -110,10 +118,10 @@ pub struct SizeArgs {
     #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "auto", default_missing_value = "on")]
     #[arg(env = "LLAMA_ARG_FLASH_ATTN")]
     pub flash_attn: Switch,
-    /// Type of the K cache [-ctk].
+    /// Type of the K cache: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1 [-ctk].
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
-    /// Type of the V cache [-ctv].
+    /// Type of the V cache, of the same; a quantized one needs flash attention [-ctv].
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
     pub cache_type_v: CacheType,
 }
@@ -310,6 +318,11 @@ fn gpu_layers(text: &str) -> Result<u32, String> {
         "auto" | "all" | "-1" | "-2" => Ok(u32::MAX),
         number => number.parse().map_err(|_| format!("expected a number, `auto` or `all`, found `{number}`")),
     }
+}
+
+fn context_size(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|&n: &u32| n <= MAX_CONTEXT);
+    number.ok_or_else(|| format!("expected a number of tokens up to {MAX_CONTEXT}, found `{text}`"))
 }
 
 pub fn threads(text: &str) -> Result<i32, String> {

@@ -71,6 +71,10 @@ pub fn warn_if_never_engaged(stepflow: Option<&Control>, markers: &Markers) {
     let Some(control) = stepflow else { return };
     let total = control.stats().total();
     if control.is_on() && total.rows_seen == 0 && total.injections == 0 {
+        if !control.has_effect() {
+            say!("stepflow: StepFlow changed nothing: of its repairs none has a layer and a strength above 0");
+            return;
+        }
         let opens = match &markers.think_start {
             Some(start) => format!("thinking opens with {start:?}, and none came or too little to work on"),
             None => format!("all is thinking until {}, and too little came to work on", markers.closing()),

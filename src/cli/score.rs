@@ -71,7 +71,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
     let mut params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
     let source = Source::read(args)?;
-    setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
+    setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.context.size.flash_attn, false);
     let mut model = setup::load_with_context(&args.model, &mut params.context)?;
     setup::warn_of_context(&args.context, args.context.size.ctx_size as usize, &model);
     report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
@@ -83,6 +83,16 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<u8> {
     params.context.n_batch = params.context.n_ubatch;
 
     let (family, found, markers) = engine::markers_of(&model, &params);
+    if args.prompt_tokens > tokens.len() {
+        let (asked, has) = (args.prompt_tokens, tokens.len());
+        bail!(exit::Usage(format!("--prompt-tokens {asked}: expected at most the {has} tokens of the text")));
+    }
+    if params.stepflow.oeb.is_some() && markers.think_start.is_none() && args.prompt_tokens == 0 {
+        say!(
+            "stepflow: all of the text is taken as thinking, so OEB has no prompt to bridge to; --prompt-tokens says how many \
+             tokens are prompt"
+        );
+    }
     let (rows, steps) = engine::label(&model, markers.clone(), &tokens, args.prompt_tokens);
     let mut adapter = engine::load_adapter(&mut model, params.lora.as_deref())?;
     let (mut context, control) = engine::open(model.clone(), &params.context, &params.stepflow, adapter.as_mut())?;

@@ -8,9 +8,12 @@ use anyhow::{Context as _, bail};
 use stepflow::builtin;
 use stepflow::engine::{ChatTemplate, SamplingParams, SessionParams};
 use stepflow::gguf::Gguf;
-use stepflow::llama::{ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices, read};
+use stepflow::llama::{
+    CacheType, ContextParams, FlashAttention, Model, ModelParams, backends_not_loaded, devices, read,
+};
 use stepflow::stepflow::StepFlowConfig;
 
+use super::exit::Usage;
 use super::flags::{
     ContextArgs, FamilyArgs, ModelArgs, OnOff, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs,
 };
@@ -80,9 +83,7 @@ pub fn load_with_context(args: &ModelArgs, context: &mut ContextParams) -> anyho
 }
 
 fn load_read(path: &Path, metadata: Gguf, args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
-    if args.n_gpu_layers > 0 {
-        say_of_gpus(args.n_gpu_layers);
-    }
+    say_of_gpus(args.n_gpu_layers);
     Ok(Arc::new(Model::load_read(path, metadata, &model_params(args))?))
 }
 
@@ -93,7 +94,10 @@ pub fn model_params(args: &ModelArgs) -> ModelParams {
 }
 
 /// Says what keeps layers from a GPU.
-fn say_of_gpus(n_gpu_layers: u32) {
+pub fn say_of_gpus(n_gpu_layers: u32) {
+    if n_gpu_layers == 0 {
+        return;
+    }
     let problems = backends_not_loaded();
     problems.iter().for_each(|problem| say!("stepflow: {problem}; running without it"));
     // Who asks for all, or for nothing in particular, takes what there is.
@@ -182,8 +186,8 @@ pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
     if config.is_on() { Ok(config) } else { all_repairs(args) }
 }
 
-/// Says which of the flags change nothing, for a repair that is off.
-pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats: bool) {
+/// Says which of the flags change nothing, for a repair, or flash attention, that is off.
+pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, flash: Switch, stats: bool) {
     let off = |repair: &str, other: bool| match other {
         true => format!("{repair} is off"),
         false => "StepFlow is off; --stepflow turns it on".to_owned(),
@@ -195,7 +199,8 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, stats
         ("--smi-layers", args.smi_layers.is_some() && !smi, off("SMI", oeb)),
         ("--alpha", args.alpha.is_some() && !smi, off("SMI", oeb)),
         ("--smi-window", args.smi_window.is_some() && !smi, off("SMI", oeb)),
-        ("--all-layers", args.all_layers.is_some() && !config.is_on(), off("", false)),
+        ("--all-layers", args.all_layers.is_some() && !oeb, off("OEB", smi)),
+        ("--all-layers", args.all_layers.is_some() && oeb && flash == Switch::Off, "flash attention is off".to_owned()),
         ("--stats", stats && !config.is_on(), off("", false)),
     ];
     for (flag, _, why) in flags.into_iter().filter(|(_, idle, _)| *idle) {
@@ -246,16 +251,22 @@ pub fn session_params(
     interrupt: &Interrupt,
 ) -> anyhow::Result<SessionParams> {
     let config = stepflow_config(stepflow)?;
-    let SizeArgs { cache_type_v, flash_attn, .. } = context.size;
-    if !cache_type_v.is_float() && flash_attn == Switch::Off {
-        bail!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", cache_type_v.name());
-    }
+    check_caches(context.size.cache_type_v, context.size.flash_attn)?;
     Ok(SessionParams {
         context: ContextParams { all_layers: all_layers(stepflow), ..context_params(context, interrupt) },
         stepflow: config,
         lora: lora.map(Path::to_owned),
         ..family_params(&stepflow.family)
     })
+}
+
+/// Whether llama.cpp has such a V cache with that flash attention.
+pub fn check_caches(type_v: CacheType, flash: Switch) -> Result<(), Usage> {
+    if !type_v.is_float() && flash == Switch::Off {
+        let reason = format!("-ctv {} needs flash attention; leave -fa off out, or use -ctv f16", type_v.name());
+        return Err(Usage(reason));
+    }
+    Ok(())
 }
 
 /// Whether StepFlow's own attention is for all layers.

@@ -56,6 +56,11 @@ impl Control {
         self.on.load(Ordering::Relaxed)
     }
 
+    /// Whether the settings of sequences without their own can change anything: a repair has a layer and a strength.
+    pub fn has_effect(&self) -> bool {
+        self.lock().settings.has_effect()
+    }
+
     /// Other settings, from the next decode on, for the sequences that [`Control::configure_sequence`] gave none.
     ///
     /// # Errors

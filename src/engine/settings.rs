@@ -40,6 +40,10 @@ impl Settings {
         })
     }
 
+    pub fn has_effect(&self) -> bool {
+        (self.tau_max > 0.0 && !self.oeb_layers.is_empty()) || (self.alpha != 0.0 && !self.smi_layers.is_empty())
+    }
+
     /// The layers of the repair that works at `point`.
     fn layers(&self, point: Point) -> &BTreeSet<usize> {
         match point {

@@ -37,7 +37,7 @@ pub const MAX_THREADS: i32 = 512;
 
 /// Most tokens of a context. llama.cpp fills a table of all cells before it asks for the cache's memory, so a size that
 /// no machine can hold would take minutes to fail.
-const MAX_CONTEXT: u32 = 1 << 24;
+pub const MAX_CONTEXT: u32 = 1 << 24;
 
 /// Element type of the K or V cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl FromStr for CacheType {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let names = Self::NAMES.map(|(name, _)| name).join(", ");
-        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
+        let found = Self::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
         found.map(|(_, kind)| Self(*kind)).ok_or(format!("expected one of {names}, found `{text}`"))
     }
 }

@@ -25,7 +25,7 @@ mod trampoline;
 pub use backend::{backends_not_loaded, exit_now, exit_on_abort, set_verbose, system_info};
 pub use batch::{Batch, Row};
 pub use cells::{Cell, Cells};
-pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_THREADS};
+pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_CONTEXT, MAX_THREADS};
 pub use devices::{DeviceInfo, backends, devices};
 pub use error::{HookError, LlamaError};
 pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};

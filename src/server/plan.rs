@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::{Alternatives, EngineError, Grammar, Sampler, SamplingParams, Triggers, Work, tokenize};
 use crate::llama::{Model, Token};
-use crate::stepflow::StepFlowConfig;
+use crate::stepflow::{StepFlowConfig, Window};
 
 use super::app::{App, Ready};
 use super::error::ApiError;
@@ -184,11 +184,19 @@ pub fn stepflow_json(config: &StepFlowConfig) -> Value {
         "oeb": oeb.is_some(),
         "smi": smi.is_some(),
         "oeb_layers": oeb.map(|oeb| oeb.layers.to_string()),
-        "tau_max": oeb.map(|oeb| oeb.tau_max),
+        "tau_max": oeb.map(|oeb| as_written(oeb.tau_max)),
         "smi_layers": smi.map(|smi| smi.layers.to_string()),
-        "alpha": smi.map(|smi| smi.alpha),
-        "smi_window": smi.map(|smi| smi.window.to_string()),
+        "alpha": smi.map(|smi| as_written(smi.alpha)),
+        "smi_window": smi.map(|smi| match smi.window {
+            Window::Last(cells) => json!(cells),
+            Window::Step => json!("step"),
+        }),
     })
+}
+
+/// 0.15 in 32 bits is 0.15, not 0.1500000060.
+fn as_written(number: f32) -> Option<f64> {
+    number.to_string().parse().ok()
 }
 
 /// The prompts that `prompt` stands for: a text, tokens, a mix of both in one list, or a list of such.

@@ -18,12 +18,15 @@ pub struct BenchArgs {
     pub stepflow: StepFlowArgs,
     /// Prompt lengths to time, separated by commas; 0 for none.
     #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    #[arg(value_parser = count)]
     pub n_prompt: Vec<usize>,
     /// Generation lengths to time, separated by commas; 0 for none.
     #[arg(short = 'n', long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    #[arg(value_parser = count)]
     pub n_gen: Vec<usize>,
     /// Depths to time at: tokens already in the context, separated by commas.
     #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    #[arg(value_parser = count)]
     pub n_depth: Vec<usize>,
     /// Repetitions of each test.
     #[arg(short, long, value_name = "N", default_value_t = 5)]
@@ -43,10 +46,10 @@ pub struct BenchArgs {
     /// Flash attention of both arms [-fa]; auto as in llama-bench.
     #[arg(long, value_name = "on|off|auto", num_args = 0..=1, default_value = "auto", default_missing_value = "on")]
     pub flash_attn: Switch,
-    /// Type of the K cache [-ctk].
+    /// Type of the K cache: f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1 [-ctk].
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub cache_type_k: CacheType,
-    /// Type of the V cache [-ctv].
+    /// Type of the V cache, of the same; a quantized one needs flash attention [-ctv].
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
     /// Output format.
@@ -78,6 +81,10 @@ impl BenchArgs {
     pub fn format(&self) -> BenchFormat {
         if self.json { BenchFormat::Json } else { self.format }
     }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("expected numbers of tokens separated by commas, found `{text}`"))
 }
 
 /// llama-bench's -o names a format.

@@ -48,7 +48,7 @@ fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
 type Column = (&'static str, fn(&Record) -> String);
 
 /// The columns that are always there stand at both ends; those in the middle appear where they say more than a default.
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     ("model", |r| r.setting.model_type.replace('|', "/")),
     ("size", |r| size(r.setting.model_size)),
     ("params", |r| count(r.setting.model_n_params)),
@@ -60,14 +60,22 @@ const COLUMNS: [Column; 14] = [
     ("type_k", |r| r.setting.type_k.to_owned()),
     ("type_v", |r| r.setting.type_v.to_owned()),
     ("fa", |r| r.flash_attn.to_string()),
+    ("all_layers", |r| r.setting.all_layers.to_string()),
     ("test", |r| r.test.label()),
     ("arm", |r| r.arm.to_owned()),
     ("t/s", |r| format!("{:.2} ± {:.2}", r.avg_ts, r.stddev_ts)),
 ];
 
 /// Columns that are left out while they hold nothing but this.
-const DEFAULTS: [(&str, &str); 6] =
-    [("ngl", "-1"), ("n_batch", "2048"), ("n_ubatch", "512"), ("type_k", "f16"), ("type_v", "f16"), ("fa", "-1")];
+const DEFAULTS: [(&str, &str); 7] = [
+    ("all_layers", "true"),
+    ("ngl", "-1"),
+    ("n_batch", "2048"),
+    ("n_ubatch", "512"),
+    ("type_k", "f16"),
+    ("type_v", "f16"),
+    ("fa", "-1"),
+];
 
 fn write_table(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     let says_more = |(title, cell): &Column| match DEFAULTS.iter().find(|(name, _)| name == title) {

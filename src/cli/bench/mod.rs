@@ -27,6 +27,7 @@ use record::{Record, Setting};
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     let tests = plan::tests(args)?;
+    setup::check_caches(args.cache_type_v, args.flash_attn)?;
     output::check_result(args.output.as_deref())?;
     let interrupt = Interrupt::install()?;
     let stepflow = setup::repairs_or_all(&args.stepflow)?;

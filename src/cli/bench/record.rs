@@ -24,6 +24,8 @@ pub struct Setting {
     pub type_k: &'static str,
     pub type_v: &'static str,
     pub n_gpu_layers: i32,
+    /// Whether StepFlow's own attention was for all layers.
+    pub all_layers: bool,
 }
 
 impl Setting {
@@ -44,6 +46,7 @@ impl Setting {
             type_v: params.type_v.name(),
             // llama-bench's number for all of them.
             n_gpu_layers: i32::try_from(n_gpu_layers).unwrap_or(-1),
+            all_layers: params.all_layers,
         }
     }
 }

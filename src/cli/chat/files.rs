@@ -1,7 +1,6 @@
 //! The files that a chat leaves: statistics, its trace, and maps.
 
 use stepflow::engine::Session;
-use stepflow::stepflow::Stats;
 
 use super::args::ConversationArgs;
 use crate::cli::{output, saliency};
@@ -11,10 +10,10 @@ use crate::cli::{output, saliency};
 /// # Errors
 /// When a file cannot be written; nothing is left of it then, and the other one is written all the same.
 pub fn save(args: &ConversationArgs, session: &Session) -> anyhow::Result<()> {
-    let stats = args.stats.as_deref().map_or(Ok(()), |path| {
-        let stats = session.stepflow().map_or_else(Stats::default, |control| control.stats());
-        let mut json = stats.to_json();
-        json["works"] = session.stepflow().map(|_| session.works_in()).into();
+    // Without StepFlow there are none, and a file that is there may hold those of another run.
+    let stats = args.stats.as_deref().zip(session.stepflow()).map_or(Ok(()), |(path, control)| {
+        let mut json = control.stats().to_json();
+        json["works"] = session.works_in().into();
         let json = serde_json::to_string_pretty(&json)?;
         output::write_file(path, |out| writeln!(out, "{json}"))
     });

@@ -77,7 +77,12 @@ struct Chat<'a> {
 impl<'a> Chat<'a> {
     fn new(args: &'a ChatArgs, interrupt: Interrupt) -> anyhow::Result<Self> {
         let mut params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
-        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.conversation.stats.is_some());
+        setup::warn_of_idle_settings(
+            &args.stepflow,
+            &params.stepflow,
+            args.context.size.flash_attn,
+            args.conversation.stats.is_some(),
+        );
         let model = setup::load_with_context(&args.model, &mut params.context)?;
         report::warn_if_family_does_not_fit(&args.stepflow.family, &model);
         let template = setup::chat_template(&args.conversation.template, &model)?;

@@ -46,6 +46,9 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let config = setup::repairs_or_all(&args.stepflow)?;
+    setup::check_caches(args.size.cache_type_v, args.size.flash_attn)?;
+    warn_of_idle_flags(&args.stepflow);
+    setup::say_of_gpus(args.model.n_gpu_layers);
     let mut args = args.clone();
     args.model.model = args.file.take().or(args.model.model);
     let named = setup::model_path(&args.model)?;
@@ -55,8 +58,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
     let tried = match whole.missing {
-        None => try_out(&model, &args.size, adapter.as_mut()).map_err(|error| error.to_string()),
-        Some((has, needs)) => Err(format!("not tried: the file has {has} of {needs} bytes")),
+        None => try_out(&model, &args.size, adapter.as_mut()).map_err(|error| (Some(false), error.to_string())),
+        Some((has, needs)) => Err((None, format!("not tried: the file has {has} of {needs} bytes"))),
     };
     let facts = Facts {
         model: ModelFacts::new(&model, &named, setup::is_embedded(&args.model)),
@@ -70,6 +73,19 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
         false => facts.write_text(out),
     })?;
     Ok(exit::OK)
+}
+
+/// Says which flags of the repairs change nothing that is shown: of those, layers are, and how thinking is marked.
+fn warn_of_idle_flags(args: &StepFlowArgs) {
+    let flags = [
+        ("--tau-max", args.tau_max.is_some()),
+        ("--alpha", args.alpha.is_some()),
+        ("--smi-window", args.smi_window.is_some()),
+        ("--all-layers", args.all_layers.is_some()),
+    ];
+    for (flag, _) in flags.into_iter().filter(|(_, given)| *given) {
+        say!("stepflow: {flag} changes nothing that inspect shows");
+    }
 }
 
 #[derive(Serialize)]
@@ -169,25 +185,23 @@ impl Thinking {
 /// What StepFlow would do.
 #[derive(Serialize)]
 struct StepFlow {
-    works: bool,
+    /// `null` where that was not tried.
+    works: Option<bool>,
     /// Where.
     place: Option<String>,
-    /// Why it does not work.
+    /// Why it does not work, or was not tried.
     reason: Option<String>,
     oeb_layers: BTreeSet<usize>,
     smi_layers: BTreeSet<usize>,
 }
 
 impl StepFlow {
-    fn new(tried: Result<String, String>, repair: &Repair) -> Self {
-        let (place, reason) = tried.map_or_else(|reason| (None, Some(reason)), |place| (Some(place), None));
-        Self {
-            works: reason.is_none(),
-            place,
-            reason,
-            oeb_layers: repair.oeb_layers(),
-            smi_layers: repair.smi_layers(),
-        }
+    fn new(tried: Result<String, (Option<bool>, String)>, repair: &Repair) -> Self {
+        let (works, place, reason) = match tried {
+            Ok(place) => (Some(true), Some(place), None),
+            Err((works, reason)) => (works, None, Some(reason)),
+        };
+        Self { works, place, reason, oeb_layers: repair.oeb_layers(), smi_layers: repair.smi_layers() }
     }
 }
 

@@ -28,8 +28,10 @@ impl Whole {
         filled.as_file().set_len(needs).context("cannot make a temporary file of the model's size")?;
         // Where the header is cut, what it lacks would be read as zeros.
         if Gguf::open(filled.path()).is_err() {
-            let error = GgufError::Truncated { needs, has };
-            bail!("{}: {error}; for a look, its header at least, which is some megabytes", path.display());
+            bail!(
+                "{}: the file is cut inside its header, after {has} bytes; expected all of the header, which is some megabytes",
+                path.display()
+            );
         }
         Ok(Self { path: filled.path().to_owned(), missing: Some((has, needs)), _filled: Some(filled) })
     }

@@ -48,7 +48,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     // Unasked, repairs take flash attention, and what it is worth, from nobody.
     let may_repair = params.stepflow.is_on() || keeps_flash_attention(&model, &context);
     if !may_repair {
-        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, false);
+        setup::warn_of_idle_settings(&args.stepflow, &params.stepflow, args.context.size.flash_attn, false);
     }
     let repairs = Some(&settings).filter(|_| may_repair);
     let slots = Slots::new(model.clone(), &context, repairs, markers.clone(), n_slots, adapter.take());
