@@ -27,6 +27,10 @@ fn build_shims() {
     let sources = ["src/llama/chat/shim.cpp", "src/llama/memory.cpp"];
     sources.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
     let llama = llama_sources::llama_sources();
+    // For tests that build another program of the same llama.cpp.
+    println!("cargo:rustc-env=LLAMA_SOURCES={}", llama.display());
+    let root = std::env::var("DEP_LLAMA_ROOT").unwrap_or_default();
+    println!("cargo:rustc-env=LLAMA_BUILD={root}");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(true).extra_warnings(true).files(sources);
     for folder in ["common", "include", "src", "ggml/include", "vendor"] {

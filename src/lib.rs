@@ -10,5 +10,5 @@ pub mod llama;
 pub mod saliency;
 pub mod server;
 
-use stepflow_core::random;
 pub use stepflow_core::{gguf, kernels, stepflow, trace};
+use stepflow_core::{graph, random};

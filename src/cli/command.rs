@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::{bench, chat, eval, inspect, saliency, score, serve, tune};
+use super::{bench, chat, eval, inspect, plug, saliency, score, serve, tune};
 
 /// Run quantized reasoning models (GGUF), with StepFlow repairing how information flows between reasoning steps.
 #[derive(Debug, Parser)]
@@ -45,6 +45,8 @@ pub enum Command {
     Saliency(saliency::SaliencyArgs),
     /// Serve the model to editors, chat pages and scripts, through the API of llama-server, OpenAI and Anthropic.
     Serve(Box<serve::ServeArgs>),
+    /// Run a program that loads llama.cpp as a library, such as llama-server, with StepFlow inside it.
+    Plug(plug::PlugArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

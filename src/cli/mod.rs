@@ -19,6 +19,7 @@ mod input;
 mod inspect;
 mod llama_flags;
 mod output;
+mod plug;
 mod printer;
 mod progress;
 mod report;
@@ -90,6 +91,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Saliency(args)) => saliency::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Plug(args)) => plug::run(&args),
         Some(Command::Completions { shell }) => shell::completions(shell),
         Some(Command::Man) => shell::man(),
     }

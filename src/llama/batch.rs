@@ -1,34 +1,6 @@
-//! The tokens of one decode, each with what the hooks need to know about it.
+//! The tokens of one decode.
 
-use std::ops::Range;
-
-use crate::trace::Segment;
-
-use super::Token;
-
-/// One token to decode: one row of every head's attention.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// The token.
-    pub token: Token,
-    /// Its position in its sequence, from 0.
-    pub position: usize,
-    /// Its sequence, below the context's number of sequences.
-    pub sequence: u32,
-    /// Its segment.
-    pub segment: Segment,
-    /// For the first token of a thinking step but the first: the positions of the step before, in the same sequence.
-    pub previous_step: Option<Range<usize>>,
-    /// Whether its logits are wanted.
-    pub logits: bool,
-}
-
-impl Row {
-    /// A token of sequence 0 with nothing special about it: a question's, no step's first, no logits.
-    pub fn plain(token: Token, position: usize) -> Self {
-        Self { token, position, sequence: 0, segment: Segment::Question, previous_step: None, logits: false }
-    }
-}
+use super::Row;
 
 /// Tokens to decode together, in order; any mix of sequences.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,6 +22,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Token;
 
     #[test]
     fn even_batches_are_rectangles_of_neighbouring_sequences() {

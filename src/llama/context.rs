@@ -18,8 +18,9 @@ use llama_cpp_sys_2 as sys;
 use crate::trace::Segment;
 
 use super::backend::{backend, take_complaint};
-use super::trampoline::{State, on_node};
+use super::ggml::{ggml, on_node};
 use super::{Adapter, Batch, Hook, LlamaError, Model, Row, Token};
+use crate::graph::State;
 
 /// When attention runs fused, without a softmax that a hook could see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +194,7 @@ impl Context {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let mut raw = raw_params(params, n_ctx)?;
         let interrupt = params.interrupt.clone().unwrap_or_default();
-        let state = hook.map(|hook| StatePtr::new(State::new(hook, params.all_layers)));
+        let state = hook.map(|hook| StatePtr::new(State::new(ggml(), hook, params.all_layers)));
         let fields = fields(&mut raw);
         fields.abort_callback = Some(is_interrupted);
         fields.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast();
@@ -322,7 +323,7 @@ impl Context {
     /// Labels everything in the cache of `sequence` anew, as when a new user turn starts.
     pub fn relabel(&mut self, sequence: u32, segment: Segment) {
         if let Some(state) = &mut self.state {
-            state.caches.relabel(sequence, segment);
+            state.relabel(sequence, segment);
         }
     }
 

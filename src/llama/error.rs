@@ -64,6 +64,3 @@ pub enum LlamaError {
     #[error("a graph hook failed: {0}")]
     Hook(String),
 }
-
-/// What a failing hook says; it ends the decode.
-pub type HookError = Box<dyn std::error::Error + Send + Sync>;

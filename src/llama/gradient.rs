@@ -15,11 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 
 use super::backend::{backend, take_complaint};
-use super::error::HookError;
+use super::ggml::tensor;
 use super::out_product::OutProducts;
-use super::tensor::Tensor;
-use super::trampoline::layer_of;
-use super::{LlamaError, MAX_THREADS, Token};
+use super::{HookError, LlamaError, MAX_THREADS, Token};
+use crate::graph::{Tensor, layer_of};
 
 /// llama.cpp makes contexts of a multiple of this many tokens.
 pub const CONTEXT_STEP: usize = 256;
@@ -112,11 +111,11 @@ struct State<'a> {
 
 impl State<'_> {
     fn ask(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
-        match node.op() {
+        match node.operation() {
             sys::GGML_OP_SOFT_MAX => {
                 if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
                     self.forward.retain(|(other, _)| *other != layer);
-                    self.forward.push((layer, node.raw()));
+                    self.forward.push((layer, node.raw().cast()));
                 }
                 Ok(false)
             }
@@ -130,7 +129,7 @@ impl State<'_> {
             sys::GGML_OP_OUT_PROD => {
                 // The graph is to pass over it; `visit` computes it.
                 // SAFETY: a node of the graph that runs, at which its thread asks; nothing else looks at it now.
-                unsafe { (*node.raw().as_ptr()).op = sys::GGML_OP_NONE };
+                unsafe { node.set_operation(sys::GGML_OP_NONE) };
                 Ok(true)
             }
             _ => Ok(layer_of(node.name(), GRADIENT).is_some()),
@@ -139,21 +138,21 @@ impl State<'_> {
 
     /// Returns whether the graph is to go on.
     fn visit(&mut self, node: Tensor<'_>) -> Result<bool, HookError> {
-        if node.op() == sys::GGML_OP_CROSS_ENTROPY_LOSS_BACK {
+        if node.operation() == sys::GGML_OP_CROSS_ENTROPY_LOSS_BACK {
             let n_counted = self.counted.iter().filter(|counted| **counted).count();
             let [_, n_rows, ..] = node.shape();
             self.clear_uncounted(node, n_rows as f32 / n_counted.max(1) as f32)?;
             return Ok(true);
         }
-        if node.op() == sys::GGML_OP_NONE {
+        if node.operation() == sys::GGML_OP_NONE {
             // SAFETY: as where it was passed over.
-            unsafe { (*node.raw().as_ptr()).op = sys::GGML_OP_OUT_PROD };
+            unsafe { node.set_operation(sys::GGML_OP_OUT_PROD) };
             self.products.compute(node)?;
         }
         let Some(layer) = layer_of(node.name(), GRADIENT) else { return Ok(true) };
         let forward = self.forward.iter().find(|(other, _)| *other == layer).ok_or("a gradient of no attention")?.1;
         // SAFETY: it is a node of the graph that runs, kept alive by the softmax's backward node, which comes after.
-        let softmax = unsafe { Tensor::new(forward.as_ptr()) }.expect("not null");
+        let softmax = unsafe { tensor(forward.as_ptr()) }.expect("not null");
         let [stride, n_rows, n_head, n_sequences] = softmax.shape();
         if node.shape() != softmax.shape() || stride != n_rows || n_sequences != 1 {
             return Err(format!("expected a gradient of shape {:?}, found {:?}", softmax.shape(), node.shape()).into());
@@ -194,7 +193,7 @@ unsafe extern "C" fn on_node(node: *mut sys::ggml_tensor, ask: bool, user: *mut 
         return ask;
     }
     // SAFETY: the scheduler passes a node of the running graph.
-    let Some(tensor) = (unsafe { Tensor::new(node) }) else { return !ask };
+    let Some(tensor) = (unsafe { tensor(node) }) else { return !ask };
     let outcome = catch_unwind(AssertUnwindSafe(|| if ask { state.ask(tensor) } else { state.visit(tensor) }));
     outcome.unwrap_or_else(|_| Err("panic".into())).unwrap_or_else(|error| {
         state.error = Some(error.to_string());
@@ -324,9 +323,9 @@ impl Drop for TrainingContext<'_> {
 }
 
 /// `llama_opt_param_filter`: the first tensor that attention depends on, so that gradients run through all layers.
-unsafe extern "C" fn is_first_norm(tensor: *const sys::ggml_tensor, _: *mut c_void) -> bool {
+unsafe extern "C" fn is_first_norm(weight: *const sys::ggml_tensor, _: *mut c_void) -> bool {
     // SAFETY: llama.cpp passes a tensor of the model.
-    unsafe { Tensor::new(tensor.cast_mut()) }.is_some_and(|tensor| tensor.name() == b"blk.0.attn_norm.weight")
+    unsafe { tensor(weight.cast_mut()) }.is_some_and(|tensor| tensor.name() == b"blk.0.attn_norm.weight")
 }
 
 /// `ggml_opt_get_optimizer_params`. The step is never taken; it must be above 0 all the same.

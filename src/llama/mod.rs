@@ -5,33 +5,31 @@
 
 mod backend;
 mod batch;
-mod cells;
 pub mod chat;
 mod context;
 mod devices;
 mod error;
-mod fused;
+mod ggml;
 mod gradient;
-mod hook;
 mod memory;
 mod model;
 mod out_product;
 mod quantize;
 mod sampler;
 mod stack;
-mod tensor;
-mod trampoline;
 
+pub use crate::graph::{
+    Attention, Cell, Cells, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, HookError, Point, Row,
+    Token,
+};
 pub use backend::{backends_not_loaded, exit_now, exit_on_abort, set_verbose, system_info};
-pub use batch::{Batch, Row};
-pub use cells::{Cell, Cells};
+pub use batch::Batch;
 pub use context::{CacheType, Context, ContextParams, FlashAttention, MAX_CONTEXT, MAX_THREADS};
 pub use devices::{DeviceInfo, backends, devices};
-pub use error::{HookError, LlamaError};
+pub use error::LlamaError;
 pub use gradient::{AttentionGradient, Backward, CONTEXT_STEP};
-pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
 pub use memory::{Layout, MemoryUse, memory_free};
-pub use model::{Adapter, Model, ModelParams, Token, read};
+pub use model::{Adapter, Model, ModelParams, read};
 pub use quantize::quantize;
 pub use sampler::Candidates;
 pub(crate) use sampler::RawSampler;

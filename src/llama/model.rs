@@ -13,6 +13,7 @@ use super::LlamaError;
 use super::backend::{backend, take_complaint};
 use super::devices::{backends, devices};
 use super::stack::on_stack;
+use crate::graph::Token;
 
 /// Texts of more bytes are tokenized on a stack of their own: where llama.cpp splits words by std::regex, that recurses
 /// over every letter of a word.
@@ -24,10 +25,6 @@ const STACK_PER_BYTE: usize = 1 << 10;
 /// Texts of more bytes are tokenized one at a time, for the stacks of several could take all memory.
 const HUGE_TEXT: usize = 1 << 18;
 static HUGE_TEXTS: Mutex<()> = Mutex::new(());
-
-/// A token of a vocabulary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Token(pub i32);
 
 /// How to load a model; the defaults are llama.cpp's.
 #[derive(Debug, Clone, PartialEq)]

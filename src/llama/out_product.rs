@@ -8,10 +8,9 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::LlamaError;
 use super::devices::cpu_backend;
-use super::error::HookError;
-use super::tensor::Tensor;
+use super::{HookError, LlamaError};
+use crate::graph::Tensor;
 
 /// The most float32 numbers of weights to have at a time.
 const CHUNK: usize = 2 << 20;
@@ -134,7 +133,7 @@ impl Graph {
         // SAFETY: a live tensor's header is read, and a new one of a live context is written; its data are part of the
         // other's, as `rows` are of its.
         unsafe {
-            let other = &*tensor.raw().as_ptr();
+            let other = &*tensor.raw().as_ptr().cast::<sys::ggml_tensor>();
             let mut shape = other.ne;
             shape[1] = rows.len() as i64;
             let copy = sys::ggml_new_tensor(self.context(), other.type_, 4, shape.as_ptr());
@@ -226,7 +225,7 @@ mod tests {
         // SAFETY: its sources live as long as it is used.
         let node = unsafe {
             ((*result.tensor).src[0], (*result.tensor).src[1]) = (a.tensor, b.tensor);
-            Tensor::new(result.tensor).expect("not null")
+            crate::llama::ggml::tensor(result.tensor).expect("not null")
         };
         OutProducts::new(2).unwrap().compute(node).unwrap();
         node.with_f32(|data| result.values.copy_from_slice(data)).unwrap();

@@ -6,43 +6,32 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use llama_cpp_sys_2 as sys;
+use ggml_sys::{Custom, Ggml};
 
 use crate::kernels::Place;
 use crate::kernels::attend::{Attend, OnDevice, Outcome, Processor, RowWork, Scratch};
 
-use super::error::HookError;
-use super::tensor::{Flash, Tensor};
-
-/// As `ggml_custom_4d` lays it into a node's parameters.
-#[repr(C)]
-struct Custom {
-    run: unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void),
-    n_tasks: c_int,
-    /// What C leaves unsaid, so that all of it can be compared.
-    padding: c_int,
-    work: *const Attend,
-}
+use super::HookError;
+use super::flash::Flash;
+use super::tensor::{Parameters, Tensor};
 
 /// So many tasks as there are threads: `GGML_N_TASKS_MAX`.
 const ALL_THREADS: c_int = -1;
-
-type Parameters = [i32; 16];
 
 /// What was put into the graph that runs, or taken out of it.
 #[derive(Default)]
 pub(super) struct Fused {
     swaps: Vec<Swap>,
     /// Nodes that were given no operation, and what it was.
-    skipped: Vec<(NonNull<sys::ggml_tensor>, sys::ggml_op)>,
+    skipped: Vec<(NonNull<ggml_sys::Tensor>, u32)>,
     scratch: Arc<Scratch>,
     on_device: OnDevice,
 }
 
 /// A node that was given another operation, and what it was.
 struct Swap {
-    node: NonNull<sys::ggml_tensor>,
-    operation: sys::ggml_op,
+    node: NonNull<ggml_sys::Tensor>,
+    operation: u32,
     parameters: Parameters,
     ours: Parameters,
     layer: usize,
@@ -88,29 +77,27 @@ impl Fused {
         // ggml orders them among those that write what they read. Rows and cells are those that it has.
         let work = unsafe { Attend::new(layer_data, rows, Processor::here(), self.scratch.clone()) };
         let work = Box::new(work);
-        let custom = Custom { run, n_tasks: ALL_THREADS, padding: 0, work: &raw const *work };
+        let user = (&raw const *work).cast_mut().cast();
+        let custom = Custom { run, n_tasks: ALL_THREADS, padding: 0, user };
         let mut ours: Parameters = [0; 16];
         const { assert!(size_of::<Custom>() <= size_of::<Parameters>()) };
         // SAFETY: there is room for it, and the place need not be aligned.
         unsafe { ours.as_mut_ptr().cast::<Custom>().write_unaligned(custom) };
-        let raw = node.raw();
+        let (raw, operation, parameters) = (node.raw(), node.operation(), node.parameters());
         // SAFETY: a node of the graph that this thread is about to run; nothing else looks at it now.
-        let (operation, parameters) = unsafe {
-            let node = &mut *raw.as_ptr();
-            let was = (node.op, node.op_params);
-            (node.op, node.op_params) = (sys::GGML_OP_CUSTOM, ours);
-            was
-        };
+        unsafe {
+            node.set_operation(node.operations().custom);
+            node.set_parameters(ours);
+        }
         self.swaps.push(Swap { node: raw, operation, parameters, ours, layer, n_rows, work });
         Ok(())
     }
 
     /// Has llama.cpp not compute a flash attention that has not run yet.
     pub fn skip(&mut self, attention: Tensor<'_>) {
-        let raw = attention.raw();
+        self.skipped.push((attention.raw(), attention.operation()));
         // SAFETY: as in `put`.
-        let operation = unsafe { std::mem::replace(&mut (*raw.as_ptr()).op, sys::GGML_OP_NONE) };
-        self.skipped.push((raw, operation));
+        unsafe { attention.set_operation(attention.operations().none) };
     }
 
     /// Has `rows` of a flash attention computed by our kernel now: the graph stands still behind it.
@@ -153,15 +140,15 @@ impl Fused {
     ///
     /// # Errors
     /// When a kernel panicked, or one was not run to its end.
-    pub fn take(&mut self) -> Result<Vec<Done>, String> {
+    pub fn take(&mut self, ggml: &'static Ggml) -> Result<Vec<Done>, String> {
         let mut done = Vec::new();
         let mut failure = None;
         for (node, operation) in self.skipped.drain(..) {
             // SAFETY: as below.
             unsafe {
-                let node = &mut *node.as_ptr();
-                if node.op == sys::GGML_OP_NONE {
-                    node.op = operation;
+                let node = Tensor::new(ggml, node.as_ptr()).expect("not null");
+                if node.operation() == ggml.operations.none {
+                    node.set_operation(operation);
                 }
             }
         }
@@ -169,9 +156,10 @@ impl Fused {
             // SAFETY: the graph's memory is there until the context builds another; in a node that is another by now,
             // nothing is changed.
             unsafe {
-                let node = &mut *node.as_ptr();
-                if node.op == sys::GGML_OP_CUSTOM && node.op_params == ours {
-                    (node.op, node.op_params) = (operation, parameters);
+                let node = Tensor::new(ggml, node.as_ptr()).expect("not null");
+                if node.operation() == ggml.operations.custom && node.parameters() == ours {
+                    node.set_operation(operation);
+                    node.set_parameters(parameters);
                 }
             }
             match work.finish() {
@@ -204,7 +192,7 @@ fn check(attention: Tensor<'_>, rows: &[RowWork]) -> Result<(), HookError> {
 ///
 /// # Safety
 /// `work` is the [`Attend`] that [`Fused::put`] wrote beside it.
-unsafe extern "C" fn run(_: *mut sys::ggml_tensor, _: c_int, _: c_int, work: *mut c_void) {
+unsafe extern "C" fn run(_: *mut ggml_sys::Tensor, _: c_int, _: c_int, work: *mut c_void) {
     // SAFETY: by this function's contract it is alive; several threads may share it.
     unsafe { &*work.cast::<Attend>() }.work();
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::llama::Row;
+use crate::graph::Row;
 use crate::stepflow::{ConfigError, Kernels, LayerStats, Stats, StepFlowConfig};
 
 use super::settings::Settings;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::llama::Point;
+use crate::graph::Point;
 use crate::stepflow::{ConfigError, LayerSelection, Side, StepFlowConfig, Window};
 
 /// A configuration, resolved for a model.

@@ -3,10 +3,11 @@
 use crate::kernels::attend::{Outcome, RowWork};
 use crate::kernels::{AttentionData, HeadOutputData, Place};
 
+use super::HookError;
 use super::Row;
 use super::cells::Cells;
-use super::error::HookError;
-use super::tensor::{Mask, Values};
+use super::mask::Mask;
+use super::values::Values;
 
 /// Where in a layer a hook can stop the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

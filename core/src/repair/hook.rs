@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::graph::{
+    Attention, Cells, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, HookError, Point, Row,
+};
 use crate::kernels::attend::{Momentum, Outcome, Plan, RowWork};
 use crate::kernels::host::{Bridged, RowKeys, bridge_row, inject_row};
 use crate::kernels::{Place, SfOebOutcome, SfSmiOutcome};
-use crate::llama::{
-    Attention, Cells, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, HookError, Point, Row,
-};
 use crate::stepflow::oeb::Group;
 use crate::stepflow::{ConfigError, Kernels, LayerStats, StepFlowConfig, Window};
 use crate::trace::Segment;

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::graph::{Cells, DeviceAttention, DeviceHeadOutput};
 use crate::kernels::{
     Device, DeviceError, Devices, Place, Plain, SfOebOutcome, SfOebRow, SfSmiOutcome, SfSmiRow, Shared, Table,
 };
-use crate::llama::{Cells, DeviceAttention, DeviceHeadOutput};
 
 use super::settings::Injection;
 

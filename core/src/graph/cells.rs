@@ -21,8 +21,11 @@ pub struct Cell {
 #[derive(Debug, Clone, Default)]
 pub struct Cells {
     cells: Vec<Option<Cell>>,
-    /// Cell of every position, per sequence. An entry may be stale: [`Cells::find`] checks it against the cell.
-    by_position: HashMap<u32, Vec<usize>>,
+    /// Which write each cell holds, counted from 1.
+    writes: Vec<u64>,
+    n_writes: u64,
+    /// Cell of every position, per sequence, and its write. An entry is stale where the cell was written again.
+    by_position: HashMap<u32, Vec<(usize, u64)>>,
 }
 
 impl Cells {
@@ -34,21 +37,36 @@ impl Cells {
 
     /// The cell that holds `position` of `sequence`, if the cache still has it.
     pub fn find(&self, sequence: u32, position: usize) -> Option<usize> {
-        let index = *self.by_position.get(&sequence)?.get(position)?;
-        let cell = self.get(index)?;
-        (cell.sequence == sequence && cell.position == position).then_some(index)
+        let (index, write) = *self.by_position.get(&sequence)?.get(position)?;
+        (write > 0 && self.writes[index] == write).then_some(index)
     }
 
     pub(super) fn write(&mut self, index: usize, row: &Row) {
         if index >= self.cells.len() {
             self.cells.resize(index + 1, None);
+            self.writes.resize(index + 1, 0);
         }
+        self.n_writes += 1;
+        self.writes[index] = self.n_writes;
         self.cells[index] = Some(Cell { sequence: row.sequence, position: row.position, segment: row.segment });
         let positions = self.by_position.entry(row.sequence).or_default();
         if row.position >= positions.len() {
-            positions.resize(row.position + 1, usize::MAX);
+            positions.resize(row.position + 1, (0, 0));
         }
-        positions[row.position] = index;
+        positions[row.position] = (index, self.n_writes);
+    }
+
+    /// Sequence `to` begins with the first `n` tokens of `from`, in the same cells.
+    fn fork(&mut self, from: u32, to: u32, n: usize) {
+        if let Some(positions) = self.by_position.get(&from) {
+            let shared = positions[..n.min(positions.len())].to_vec();
+            self.by_position.insert(to, shared);
+        }
+    }
+
+    /// Forgets where the tokens of a sequence are.
+    fn forget(&mut self, sequence: u32) {
+        self.by_position.remove(&sequence);
     }
 
     pub(super) fn relabel(&mut self, sequence: u32, segment: Segment) {
@@ -60,27 +78,30 @@ impl Cells {
     }
 }
 
-/// The streams of one KV cache: one for all sequences, or one for each.
+/// The streams of one KV cache: one for all sequences, or several.
 #[derive(Debug, Default)]
-pub(super) struct Streams(Vec<Cells>);
+pub(super) struct Streams {
+    streams: Vec<Cells>,
+    /// The stream that each sequence was written to.
+    of_sequence: HashMap<u32, usize>,
+}
 
 impl Streams {
     /// Notes that `row` was written to `index`, counted over all of `n_streams` streams of `size` cells.
     pub fn write(&mut self, index: usize, size: usize, n_streams: usize, row: &Row) {
-        if self.0.len() < n_streams {
-            self.0.resize(n_streams, Cells::default());
+        if self.streams.len() < n_streams {
+            self.streams.resize(n_streams, Cells::default());
         }
-        if let Some(cells) = self.0.get_mut(index / size.max(1)) {
+        let stream = index / size.max(1);
+        if let Some(cells) = self.streams.get_mut(stream) {
             cells.write(index % size.max(1), row);
+            self.of_sequence.insert(row.sequence, stream);
         }
     }
 
     /// The stream that holds `sequence`.
     pub fn of_sequence(&self, sequence: u32) -> Option<&Cells> {
-        match &self.0[..] {
-            [all] => Some(all),
-            streams => streams.get(sequence as usize),
-        }
+        self.streams.get(*self.of_sequence.get(&sequence)?)
     }
 }
 
@@ -125,7 +146,22 @@ impl Caches {
     }
 
     pub fn relabel(&mut self, sequence: u32, segment: Segment) {
-        self.caches.iter_mut().flat_map(|streams| &mut streams.0).for_each(|cells| cells.relabel(sequence, segment));
+        self.cells_mut().for_each(|cells| cells.relabel(sequence, segment));
+    }
+
+    /// Sequence `to` begins with the first `n` tokens of `from`, in the same cells.
+    pub fn fork(&mut self, from: u32, to: u32, n: usize) {
+        self.cells_mut().for_each(|cells| cells.fork(from, to, n));
+    }
+
+    /// A sequence is over.
+    pub fn forget(&mut self, sequence: u32) {
+        self.cells_mut().for_each(|cells| cells.forget(sequence));
+        self.caches.iter_mut().for_each(|streams| _ = streams.of_sequence.remove(&sequence));
+    }
+
+    fn cells_mut(&mut self) -> impl Iterator<Item = &mut Cells> {
+        self.caches.iter_mut().flat_map(|streams| &mut streams.streams)
     }
 }
 
@@ -136,7 +172,7 @@ mod tests {
     fn row(sequence: u32, position: usize) -> Row {
         Row { token: Token(0), position, sequence, segment: Segment::Thinking, previous_step: None, logits: false }
     }
-    use crate::llama::Token;
+    use crate::graph::Token;
 
     #[test]
     fn a_reused_cell_forgets_its_old_token() {
@@ -159,6 +195,23 @@ mod tests {
         assert_eq!(streams.of_sequence(1).unwrap().find(1, 0), Some(5));
         assert_eq!(streams.of_sequence(1).unwrap().find(0, 0), None);
         assert!(streams.of_sequence(3).is_none());
+    }
+
+    #[test]
+    fn a_fork_has_its_beginning_in_the_same_cells_until_they_are_written_again() {
+        let mut caches = Caches::default();
+        caches.begin();
+        let (cache, _) = caches.of_write(0, 100);
+        (0..3).for_each(|i| caches.streams_mut(cache).write(i, 8, 1, &row(0, i)));
+        caches.fork(0, 1, 2);
+        caches.streams_mut(cache).write(3, 8, 1, &row(1, 2));
+        let found = |caches: &Caches, sequence| {
+            let cells = caches.of_layer(0).unwrap().of_sequence(sequence).unwrap();
+            [0, 1, 2].map(|position| cells.find(sequence, position))
+        };
+        assert_eq!((found(&caches, 0), found(&caches, 1)), ([Some(0), Some(1), Some(2)], [Some(0), Some(1), Some(3)]));
+        caches.streams_mut(cache).write(1, 8, 1, &row(2, 5));
+        assert_eq!((found(&caches, 0), found(&caches, 1)), ([Some(0), None, Some(2)], [Some(0), None, Some(3)]));
     }
 
     #[test]

@@ -5,43 +5,51 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
-use llama_cpp_sys_2 as sys;
+use ggml_sys::Ggml;
 
-use super::Row;
 use super::cells::{Caches, Cells, Streams};
-use super::error::HookError;
+use super::flash::Flash;
 use super::fused::{Done, Fused};
 use super::hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, HeadOutput, Hook, Point};
-use super::tensor::{Flash, Mask, ReadMasks, Tensor, Values, attention_on_device, head_output_on_device};
+use super::mask::{Mask, ReadMasks};
+use super::softmax::{attention_on_device, head_output_on_device};
+use super::tensor::Tensor;
+use super::values::Values;
+use super::{HookError, Row};
 use crate::kernels::attend::RowWork;
+use crate::trace::Segment;
 
-/// Lives in a box as long as its context; llama.cpp holds the address.
-pub(super) struct State {
-    pub hook: Box<dyn Hook>,
+/// What is known of a context's graphs and caches. It lives in a box: the callback holds its address.
+pub struct State {
+    ggml: &'static Ggml,
+    hook: Box<dyn Hook>,
     /// See [`super::ContextParams`].
     all_layers: bool,
-    pub caches: Caches,
-    pub rows: Vec<Row>,
+    caches: Caches,
+    rows: Vec<Row>,
     read_masks: ReadMasks,
     /// Of the running graph: the cache whose keys a layer attends over, by a layer that writes it.
     keys: HashMap<usize, usize>,
     /// Of the running graph: the softmax of each layer. What follows it may be given a copy that knows no mask.
-    softmaxes: HashMap<usize, NonNull<sys::ggml_tensor>>,
+    softmaxes: HashMap<usize, NonNull<ggml_sys::Tensor>>,
     /// Of the running graph: flash attention whose output is not read yet.
-    flash: Option<NonNull<sys::ggml_tensor>>,
+    flash: Option<NonNull<ggml_sys::Tensor>>,
     /// Of the running graph: flash attention behind which it stands still, and its layer.
-    stands_at: Option<(NonNull<sys::ggml_tensor>, usize)>,
+    stands_at: Option<(NonNull<ggml_sys::Tensor>, usize)>,
     fused: Fused,
     /// Whether a graph so far had attention over cached keys that a hook could see.
     pub offers_attention: bool,
     /// Whether that was flash attention.
     pub is_fused: bool,
+    /// Why the decode has to fail.
     pub error: Option<String>,
 }
 
 impl State {
-    pub fn new(hook: Box<dyn Hook>, all_layers: bool) -> Self {
+    /// `hook` on graphs of `ggml`. `all_layers` is whether rows that it treats anywhere may be our kernel's in all layers.
+    pub fn new(ggml: &'static Ggml, hook: Box<dyn Hook>, all_layers: bool) -> Self {
         Self {
+            ggml,
             hook,
             all_layers,
             caches: Caches::default(),
@@ -56,6 +64,21 @@ impl State {
             is_fused: false,
             error: None,
         }
+    }
+
+    /// Says that what the cells hold of `sequence` is of one segment.
+    pub fn relabel(&mut self, sequence: u32, segment: Segment) {
+        self.caches.relabel(sequence, segment);
+    }
+
+    /// Sequence `to` begins with the first `n` tokens of `from`, in the same cells.
+    pub fn fork(&mut self, from: u32, to: u32, n: usize) {
+        self.caches.fork(from, to, n);
+    }
+
+    /// A sequence is over.
+    pub fn forget(&mut self, sequence: u32) {
+        self.caches.forget(sequence);
     }
 
     /// The next decode runs `rows`.
@@ -74,7 +97,7 @@ impl State {
 
     /// The decode is over: the graph is made as llama.cpp built it again. `ran` says whether it ran to its end.
     pub fn end(&mut self, ran: bool) {
-        let done = self.fused.take();
+        let done = self.fused.take(self.ggml);
         if self.error.is_some() || !ran {
             return;
         }
@@ -97,30 +120,28 @@ impl State {
         if let Some(flash) = self.flash.filter(|flash| node.source(0).is_some_and(|source| source.raw() == *flash)) {
             self.flash = None;
             // SAFETY: a node of the graph that runs now: it is forgotten when the next one begins.
-            return unsafe { Tensor::new(flash.as_ptr()) }.map_or(Ok(false), |flash| self.enter(flash, node));
+            return unsafe { Tensor::new(self.ggml, flash.as_ptr()) }
+                .map_or(Ok(false), |flash| self.enter(flash, node));
         }
-        match node.op() {
-            sys::GGML_OP_FLASH_ATTN_EXT => {
-                (self.offers_attention, self.is_fused) = (true, true);
-                self.flash = self.hook.wants_fused().then_some(node.raw());
-                Ok(false)
+        let (operation, known) = (node.operation(), node.operations());
+        if operation == known.flash_attn_ext {
+            (self.offers_attention, self.is_fused) = (true, true);
+            self.flash = self.hook.wants_fused().then_some(node.raw());
+        } else if operation == known.set_rows {
+            self.follow_write(node)?;
+        } else if operation == known.soft_max {
+            let Some(layer) = layer_of(node.name(), b"kq_soft_max-") else { return Ok(false) };
+            self.softmaxes.insert(layer, node.raw());
+            self.offers_attention = true;
+            return Ok(self.hook.wants(Point::Attention, layer) || self.wants_mask(node, layer));
+        } else if operation == known.mul_mat {
+            if let Some(layer) = layer_of(node.name(), b"kq-") {
+                self.keys.extend(node.source(0).and_then(|keys| cache_of(keys)).map(|cache| (layer, cache)));
             }
-            sys::GGML_OP_SET_ROWS => self.follow_write(node).map(|()| false),
-            sys::GGML_OP_SOFT_MAX => {
-                let Some(layer) = layer_of(node.name(), b"kq_soft_max-") else { return Ok(false) };
-                self.softmaxes.insert(layer, node.raw());
-                self.offers_attention = true;
-                Ok(self.hook.wants(Point::Attention, layer) || self.wants_mask(node, layer))
-            }
-            sys::GGML_OP_MUL_MAT => {
-                if let Some(layer) = layer_of(node.name(), b"kq-") {
-                    self.keys.extend(node.source(0).and_then(|keys| cache_of(keys)).map(|cache| (layer, cache)));
-                }
-                let layer = layer_of(node.name(), b"kqv-");
-                Ok(layer.is_some_and(|layer| self.hook.wants(Point::HeadOutput, layer)))
-            }
-            _ => Ok(false),
+            let layer = layer_of(node.name(), b"kqv-");
+            return Ok(layer.is_some_and(|layer| self.hook.wants(Point::HeadOutput, layer)));
         }
+        Ok(false)
     }
 
     /// Has our kernel work on a flash attention where the hook wants it; `view` is what its output is read through. Returns
@@ -135,7 +156,7 @@ impl State {
         let cache = cache_of(keys.before_cast()).ok_or("attention over keys that are in no cache")?;
         self.keys.insert(layer, cache);
         let mask = flash.source(3).ok_or("attention without a mask")?;
-        if Flash::new(flash)?.is_host() && mask.op() == sys::GGML_OP_NONE && mask.is_host() {
+        if Flash::new(flash)?.is_host() && mask.operation() == mask.operations().none && mask.is_host() {
             let rows = self.work_on(flash, layer, false)?;
             return if rows.is_empty() { Ok(false) } else { self.fused.put(flash, view, layer, rows).map(|()| false) };
         }
@@ -211,7 +232,8 @@ impl State {
     fn visit(&mut self, node: Tensor<'_>) -> Result<(), HookError> {
         if let Some((flash, layer)) = self.stands_at.take() {
             // SAFETY: as in `ask`.
-            return unsafe { Tensor::new(flash.as_ptr()) }.map_or(Ok(()), |flash| self.visit_flash(flash, layer));
+            return unsafe { Tensor::new(self.ggml, flash.as_ptr()) }
+                .map_or(Ok(()), |flash| self.visit_flash(flash, layer));
         }
         if let Some(layer) = layer_of(node.name(), b"kq_soft_max-") {
             if let Some(mask) = node.source(1).filter(|_| self.wants_mask(node, layer)) {
@@ -281,7 +303,7 @@ impl State {
         self.check_rows(n_rows * n_streams)?;
         let softmax = *self.softmaxes.get(&layer).ok_or("head output without attention")?;
         // SAFETY: a node of the graph that runs now: they are forgotten when the next one begins.
-        let softmax = unsafe { Tensor::new(softmax.as_ptr()) }.ok_or("head output without attention")?;
+        let softmax = unsafe { Tensor::new(self.ggml, softmax.as_ptr()) }.ok_or("head output without attention")?;
         let mask = Mask::kept(softmax.source(1).ok_or("attention without a mask")?, &self.read_masks)?;
         let n_kv = softmax.shape()[0];
         if self.head_output_on_device(node, n_kv, &mask, layer)? {
@@ -370,7 +392,7 @@ fn number_in(name: &[u8]) -> Option<usize> {
 }
 
 /// The layer in a name such as `kqv-12`, if the name is `prefix` and a number.
-pub(super) fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
+pub fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
     std::str::from_utf8(name.strip_prefix(prefix)?).ok()?.parse().ok()
 }
 
@@ -378,7 +400,7 @@ pub(super) fn layer_of(name: &[u8], prefix: &[u8]) -> Option<usize> {
 ///
 /// # Safety
 /// `user` is the [`State`] of the context that runs the graph, and nothing else uses it during the decode.
-pub(super) unsafe extern "C" fn on_node(node: *mut sys::ggml_tensor, ask: bool, user: *mut c_void) -> bool {
+pub unsafe extern "C" fn on_node(node: *mut ggml_sys::Tensor, ask: bool, user: *mut c_void) -> bool {
     // SAFETY: by this function's contract.
     let state = unsafe { &mut *user.cast::<State>() };
     if state.error.is_some() {
@@ -386,7 +408,7 @@ pub(super) unsafe extern "C" fn on_node(node: *mut sys::ggml_tensor, ask: bool, 
         return ask;
     }
     // SAFETY: the scheduler passes a node of the running graph.
-    let Some(tensor) = (unsafe { Tensor::new(node) }) else { return !ask };
+    let Some(tensor) = (unsafe { Tensor::new(state.ggml, node) }) else { return !ask };
     let outcome = catch_unwind(AssertUnwindSafe(|| match ask {
         true => state.ask(tensor),
         false => state.visit(tensor).map(|()| true),

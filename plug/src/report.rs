@@ -1,0 +1,110 @@
+//! What the plug-in says on stderr, and the statistics that it leaves.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use stepflow_core::kernels::attend::Processor;
+use stepflow_core::repair::Repair;
+use stepflow_core::stepflow::LayerSelection;
+
+use super::model::Model;
+use super::runtime::Runtime;
+use super::scheduler::totals;
+use super::settings::SETTINGS;
+
+/// Lines that were said, for each is said once.
+static SAID: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+fn say_once(line: String, always: bool) {
+    let quiet = SETTINGS.as_ref().is_ok_and(|settings| settings.quiet);
+    if (always || !quiet) && SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
+        // A closed stderr is not the program's problem.
+        _ = writeln!(std::io::stderr(), "stepflow: {line}");
+    }
+}
+
+/// A runtime runs a graph.
+pub fn found(runtime: &Runtime) {
+    if !runtime.entered.swap(true, Ordering::Relaxed) {
+        say_once(format!("in {}, ggml {}", runtime.name(), runtime.version), false);
+    }
+}
+
+/// StepFlow stays away, and why.
+pub fn left_alone(runtime: &str, why: &str) {
+    say_once(format!("left alone in {runtime}: {why}"), true);
+}
+
+/// The call that ours stands in for cannot be passed on.
+pub fn lost() -> ! {
+    say_once("cannot find ggml behind a call of it; run the program without the plug-in".to_owned(), true);
+    std::process::abort()
+}
+
+/// StepFlow begins to work on a model.
+pub fn at_start(model: &Model, repair: &Repair) {
+    ENTERED.store(true, Ordering::Relaxed);
+    let assumed = if model.family_found { "" } else { " (assumed: nothing in the model marks thinking)" };
+    let layers = |layers: BTreeSet<usize>| match layers.is_empty() {
+        true => "none".to_owned(),
+        false => LayerSelection::from_iter(layers).to_string(),
+    };
+    let (oeb, smi) = (layers(repair.oeb_layers()), layers(repair.smi_layers()));
+    let kernel = format!("{:?}", Processor::here()).to_lowercase();
+    say_once(
+        format!(
+            "{}, {} layers, family {}{assumed}, OEB in layers {oeb}, SMI in layers {smi}, kernel {kernel}",
+            model.name, model.n_layer, model.family
+        ),
+        false,
+    );
+}
+
+/// Whether any graph was entered.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// Run when the library is loaded.
+#[used]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+static AT_LOAD: extern "C" fn() = at_load;
+
+extern "C" fn at_load() {
+    // SAFETY: a function that lives as long as the process, as this library does.
+    unsafe { libc::atexit(at_exit) };
+}
+
+/// The process ends: what was done.
+extern "C" fn at_exit() {
+    _ = std::panic::catch_unwind(|| {
+        if !ENTERED.load(Ordering::Relaxed) {
+            // Of programs that this one starts, each would say so.
+            let started_by_us = std::env::var("STEPFLOW_PLUGGED").is_ok_and(|id| id == std::process::id().to_string());
+            if started_by_us {
+                say_once(
+                    "no graph of llama.cpp passed by: the program runs none, or has llama.cpp built into it".to_owned(),
+                    true,
+                );
+            }
+            return;
+        }
+        let (stats, unknown) = totals();
+        let total = stats.total();
+        let left = match unknown {
+            0 => String::new(),
+            n => format!("; {n} tokens left alone, as what they continue was written unseen"),
+        };
+        let (bridged, seen, injections) = (total.rows_bridged, total.rows_seen, total.injections);
+        say_once(format!("bridged {bridged} of {seen} rows and injected {injections} times{left}"), false);
+        let Ok(settings) = SETTINGS.as_ref() else { return };
+        let Some(path) = &settings.stats else { return };
+        let beside = path.with_extension("part");
+        let written =
+            std::fs::write(&beside, format!("{:#}\n", stats.to_json())).and_then(|()| std::fs::rename(&beside, path));
+        if let Err(error) = written {
+            say_once(format!("cannot write {}: {error}", path.display()), true);
+        }
+    });
+}

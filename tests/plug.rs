@@ -1,0 +1,203 @@
+//! The plug-in, in a program that loads llama.cpp as a library and knows nothing of StepFlow (plug/host.c): what it does there
+//! is what the program does, and off it does nothing.
+#![cfg(target_os = "linux")]
+
+mod common;
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use program::{Outcome, program as run_program, run, stepflow};
+use serde_json::Value;
+
+/// A host, a plug-in and a model.
+struct Setting {
+    host: PathBuf,
+    plug: PathBuf,
+    model: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+/// Prompts whose answers differ.
+const PROMPTS: [&str; 3] = [
+    "Ann has 14 fewer coins than Bob. Ida has 9 coins. Bob has 3 dozen coins. How many coins does Ann have?\n",
+    "Tom has 7 pens. He buys 2 more. How many pens does Tom have?\n",
+    "A farm has 4 hens and twice as many ducks. How many birds are there?\n",
+];
+
+/// Tokens of an answer.
+const N: usize = 120;
+
+fn done(command: &mut Command) {
+    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Compiled once: llama.cpp as one library, from what the program is linked with.
+fn setting() -> &'static Setting {
+    static SETTING: OnceLock<Setting> = OnceLock::new();
+    SETTING.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (build, sources) = (Path::new(env!("LLAMA_BUILD")), Path::new(env!("LLAMA_SOURCES")));
+        let archive = |name: &str| build.join("lib").join(name);
+        let library = folder.path().join("libllama.so");
+        done(
+            Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))
+                .args(["-shared", "-fopenmp", "-o"])
+                .arg(&library)
+                .arg("-Wl,--whole-archive")
+                .args(["libllama.a", "libggml.a", "libggml-base.a", "libggml-cpu.a"].map(archive))
+                .args(["-Wl,--no-whole-archive", "-lpthread", "-ldl", "-lm"]),
+        );
+        let host = folder.path().join("host");
+        done(
+            Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+                .args(["-std=c11", "-O1", "-Wall", "-Wextra", "-o"])
+                .arg(&host)
+                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plug/host.c"))
+                .args(["include", "ggml/include"].map(|path| format!("-I{}", sources.join(path).display())))
+                .arg(format!("-Wl,-rpath,{}", folder.path().display()))
+                .arg(&library),
+        );
+        done(
+            Command::new(env!("CARGO"))
+                .args(["build", "--release", "--quiet", "--package", "stepflow-plug"])
+                .current_dir(env!("CARGO_MANIFEST_DIR")),
+        );
+        let plug = Path::new(env!("CARGO_BIN_EXE_stepflow")).with_file_name("libstepflow_plug.so");
+        let model = stepflow::builtin::path().unwrap();
+        Setting { host, plug, model, folder }
+    })
+}
+
+/// How the host runs.
+#[derive(Clone, Copy)]
+struct Host {
+    /// 0 without, 1 with flash attention, 2 with Q8_0 caches too.
+    flash: u8,
+    unified: bool,
+}
+
+const FLASH: Host = Host { flash: 1, unified: true };
+
+impl Host {
+    fn command(self, prompts: &[&str]) -> Command {
+        let Setting { host, model, .. } = setting();
+        let mut command = run_program(host, [model.as_os_str()]);
+        command.args([self.flash.to_string(), N.to_string(), u8::from(self.unified).to_string()]).args(prompts);
+        command
+    }
+
+    /// Its tokens, a list for each prompt.
+    fn alone(self, prompts: &[&str]) -> Vec<Vec<i64>> {
+        tokens(&run(self.command(prompts)))
+    }
+
+    /// The same with the plug-in, and the statistics that it leaves.
+    fn plugged(self, prompts: &[&str], variables: &[(&str, &str)]) -> (Vec<Vec<i64>>, Value, Outcome) {
+        let stats = setting().folder.path().join(format!("stats-{:?}.json", std::thread::current().id()));
+        let mut command = self.command(prompts);
+        command.env("LD_PRELOAD", &setting().plug).env("STEPFLOW_STATS", &stats);
+        // All that is generated counts as thinking.
+        command.env("STEPFLOW_FAMILY", "implicit").envs(variables.iter().copied());
+        let outcome = run(command);
+        let json = serde_json::from_slice(&std::fs::read(stats).unwrap()).unwrap();
+        (tokens(&outcome), json, outcome)
+    }
+}
+
+fn tokens(outcome: &Outcome) -> Vec<Vec<i64>> {
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let line = |line: &str| line.split(' ').map(|number| number.parse().unwrap()).collect();
+    outcome.text().lines().map(line).collect()
+}
+
+/// What the program itself generates, and its statistics.
+fn of_program(prompt: &str, flash: u8) -> (Vec<i64>, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, stats) = (folder.path().join("trace.json"), folder.path().join("stats.json"));
+    let mut command = stepflow(["-no-cnv", "--stepflow", "--temp", "0", "-t", "1", "-c", "2048", "-p", prompt, "-e"]);
+    command.args(["--family", "implicit", "-n", &N.to_string(), "-fa", if flash == 0 { "off" } else { "on" }]);
+    if flash == 2 {
+        command.args(["-ctk", "q8_0", "-ctv", "q8_0"]);
+    }
+    command.arg("-m").arg(&setting().model).arg("--save-trace").arg(&trace).arg("--stats").arg(&stats);
+    let outcome = run(command);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let json = |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let ids = json(&trace)["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_i64().unwrap()).collect();
+    (ids, json(&stats))
+}
+
+fn count(stats: &Value, name: &str) -> i64 {
+    stats["total"][name].as_i64().unwrap_or_else(|| panic!("expected {name}: {stats}"))
+}
+
+#[test]
+fn it_does_in_another_program_what_this_one_does() {
+    for flash in [0, 1, 2] {
+        let host = Host { flash, unified: true };
+        let (tokens, stats, outcome) = host.plugged(&PROMPTS[..1], &[]);
+        let (all, expected) = of_program(PROMPTS[0], flash);
+        // The program ends where the model does.
+        let answer = &all[all.len().saturating_sub(N).max(1)..];
+        let at = all.windows(3).position(|window| window == &tokens[0][..3]).expect("the host's answer begins alike");
+        assert_eq!(all[at..], tokens[0][..all.len() - at], "flash {flash}: {answer:?}");
+        assert!(count(&stats, "rows_bridged") > 0 && count(&stats, "injections") > 0, "{stats}");
+        if all.len() - at == N {
+            for name in ["rows_seen", "rows_bridged", "injections"] {
+                assert_eq!(count(&stats, name), count(&expected, name), "flash {flash}, {name}");
+            }
+        }
+        assert!(outcome.stderr.lines().count() == 3, "one line for each: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn without_effect_the_tokens_are_the_programs_own() {
+    for flash in [0, 1, 2] {
+        let host = Host { flash, unified: true };
+        let off = [("STEPFLOW_TAU_MAX", "0"), ("STEPFLOW_ALPHA", "0")];
+        assert_eq!(host.plugged(&PROMPTS, &off).0, host.alone(&PROMPTS), "flash {flash}");
+        assert_eq!(host.plugged(&PROMPTS, &[("STEPFLOW_CHECK", "on")]).0, host.alone(&PROMPTS), "flash {flash}");
+    }
+}
+
+#[test]
+fn texts_side_by_side_are_told_apart() {
+    for unified in [true, false] {
+        let host = Host { unified, ..FLASH };
+        let (tokens, stats, _) = host.plugged(&PROMPTS, &[]);
+        let alone: Vec<_> = PROMPTS.iter().map(|prompt| host.plugged(&[prompt], &[])).collect();
+        for (together, (own, ..)) in tokens.iter().zip(&alone) {
+            assert_eq!(together, &own[0], "unified {unified}");
+        }
+        for name in ["rows_seen", "rows_bridged", "injections"] {
+            let sum: i64 = alone.iter().map(|(_, stats, _)| count(stats, name)).sum();
+            assert_eq!(count(&stats, name), sum, "unified {unified}, {name}");
+        }
+    }
+}
+
+#[test]
+fn a_program_without_llama_cpp_is_told_so_once() {
+    setting();
+    let outcome = run(stepflow(["plug", "--", "false"]));
+    assert_eq!(outcome.code(), Some(1), "{outcome:?}");
+    outcome.assert_one_line();
+    let outcome = run(stepflow(["plug", "--", "/nowhere/program"]));
+    outcome.assert_fails(1, "/nowhere/program");
+    run(stepflow(["plug"])).assert_fails(2, "COMMAND");
+}
+
+#[test]
+fn nonsense_in_a_variable_is_told_and_nothing_is_changed() {
+    let host = FLASH;
+    let mut command = host.command(&PROMPTS[..1]);
+    command.env("LD_PRELOAD", &setting().plug).env("STEPFLOW_TAU_MAX", "much");
+    let outcome = run(command);
+    assert_eq!(tokens(&outcome), host.alone(&PROMPTS[..1]));
+    assert!(outcome.stderr.contains("STEPFLOW_TAU_MAX"), "{}", outcome.stderr);
+}
