@@ -97,9 +97,16 @@ impl Host {
 
     /// The same with the plug-in, and the statistics that it leaves.
     fn plugged(self, prompts: &[&str], variables: &[(&str, &str)]) -> (Vec<Vec<i64>>, Value, Outcome) {
+        self.with("LD_PRELOAD", prompts, variables)
+    }
+
+    /// The same where the plug-in gets in by another variable.
+    fn with(self, way: &str, prompts: &[&str], variables: &[(&str, &str)]) -> (Vec<Vec<i64>>, Value, Outcome) {
         let stats = setting().folder.path().join(format!("stats-{:?}.json", std::thread::current().id()));
         let mut command = self.command(prompts);
-        command.env("LD_PRELOAD", &setting().plug).env("STEPFLOW_STATS", &stats);
+        // What another run of this test left would be taken for this one's.
+        _ = std::fs::remove_file(&stats);
+        command.env(way, &setting().plug).env("STEPFLOW_STATS", &stats);
         // All that is generated counts as thinking.
         command.env("STEPFLOW_FAMILY", "implicit").envs(variables.iter().copied());
         let outcome = run(command);
@@ -178,6 +185,15 @@ fn texts_side_by_side_are_told_apart() {
             let sum: i64 = alone.iter().map(|(_, stats, _)| count(stats, name)).sum();
             assert_eq!(count(&stats, name), sum, "unified {unified}, {name}");
         }
+    }
+}
+
+#[test]
+fn all_ways_in_do_the_same() {
+    let (expected, stats, _) = FLASH.plugged(&PROMPTS[..1], &[]);
+    for way in ["GGML_BACKEND_PATH", "HOST_ATTACHES"] {
+        let (tokens, own, outcome) = FLASH.with(way, &PROMPTS[..1], &[]);
+        assert_eq!((&tokens, &own), (&expected, &stats), "{way}: {}", outcome.stderr);
     }
 }
 

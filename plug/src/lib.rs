@@ -7,6 +7,8 @@
 //! alone, and says so once (`report.rs`).
 #![warn(missing_docs)]
 
+#[cfg(target_os = "linux")]
+mod attach;
 mod chains;
 mod exports;
 mod model;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ggml_sys::{Ggml, types};
-use stepflow_core::graph::{Mask, Tensor, layer_of};
+use stepflow_core::graph::{Mask, Tensor, cache_of, layer_of};
 
 use super::chains::Place;
 use super::runtime::{Graph, SchedFunctions};
@@ -49,10 +49,12 @@ impl<'g> Reading<'g> {
         let writes: BTreeMap<usize, Tensor<'g>> =
             of(known.set_rows).filter_map(|node| Some((keys(&node)?, *node))).collect();
         let Some((&layer, write)) = writes.iter().next() else { return Ok(None) };
-        let cells = write.source(1).ok_or("its cells are not told")?.i64s().map_err(|error| error.to_string())?;
+        // SAFETY: by this function's contract.
+        let input = |node: &Tensor<'g>, index: usize| unsafe { input_of(ggml, functions, graph, node.source(index)?) };
+        let cells = input(write, 1).ok_or("its cells are not told")?.i64s().map_err(|error| error.to_string())?;
         let [_, size, ..] = write.owner().shape();
         let rope = of(known.rope).next().ok_or("its positions are not told")?;
-        let positions = integers(rope.source(1).ok_or("its positions are not told")?)?;
+        let positions = integers(input(rope, 1).ok_or("its positions are not told")?)?;
         if positions.len() < cells.len() {
             return Err("its positions are not one for each token".to_owned());
         }
@@ -64,8 +66,8 @@ impl<'g> Reading<'g> {
             of(known.soft_max).find(|node| layer_of(node.name(), b"kq_soft_max-") == Some(layer))
         };
         let mask = match flash {
-            Some(flash) => flash.source(3),
-            None => softmax().ok_or("its attention is not one that StepFlow knows")?.source(1),
+            Some(flash) => input(flash, 3),
+            None => input(softmax().ok_or("its attention is not one that StepFlow knows")?, 1),
         };
         let mask = mask.ok_or("its attention has no mask")?;
         if !mask.is_host() || mask.operation() != known.none {
@@ -94,9 +96,27 @@ impl<'g> Reading<'g> {
     }
 }
 
+/// An input of the graph as the program filled it in, where a node has a copy on a device, which holds nothing yet:
+/// `device#name#number`.
+///
+/// # Safety
+/// The tensor is one of `graph`, which is about to run.
+unsafe fn input_of<'g>(
+    ggml: &'static Ggml,
+    functions: &SchedFunctions,
+    graph: Graph,
+    tensor: Tensor<'g>,
+) -> Option<Tensor<'g>> {
+    let mut parts = tensor.name().splitn(3, |byte| *byte == b'#');
+    let (Some(_), Some(name), Some(_)) = (parts.next(), parts.next(), parts.next()) else { return Some(tensor) };
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: by this function's contract; the name ends in NUL.
+    unsafe { Tensor::new(ggml, (functions.tensor)(graph, name.as_ptr())) }
+}
+
 /// The number of the K cache that keys are a view of.
 fn cache_number(keys: Tensor<'_>) -> Option<usize> {
-    layer_of(keys.before_cast().owner().name(), b"cache_k_l")
+    cache_of(keys.before_cast())
 }
 
 /// Its tokens, if it is given any, and a weight of the model.

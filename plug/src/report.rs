@@ -11,7 +11,7 @@ use stepflow_core::stepflow::LayerSelection;
 
 use super::model::Model;
 use super::runtime::Runtime;
-use super::scheduler::totals;
+use super::scheduler::{Tokens, totals};
 use super::settings::SETTINGS;
 
 /// Lines that were said, for each is said once.
@@ -90,15 +90,19 @@ extern "C" fn at_exit() {
             }
             return;
         }
-        let (stats, unknown) = totals();
+        let (stats, Tokens { all, treated, unknown }) = totals();
         let total = stats.total();
         let left = match unknown {
             0 => String::new(),
             n => format!("; {n} tokens left alone, as what they continue was written unseen"),
         };
         let (bridged, seen, injections) = (total.rows_bridged, total.rows_seen, total.injections);
-        say_once(format!("bridged {bridged} of {seen} rows and injected {injections} times{left}"), false);
         let Ok(settings) = SETTINGS.as_ref() else { return };
+        let done = match settings.check {
+            true => format!("changed nothing; {treated} of {all} tokens are of thinking and answers"),
+            false => format!("bridged {bridged} of {seen} rows and injected {injections} times"),
+        };
+        say_once(format!("{done}{left}"), settings.check);
         let Some(path) = &settings.stats else { return };
         let beside = path.with_extension("part");
         let written =

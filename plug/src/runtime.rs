@@ -76,21 +76,18 @@ impl Runtime {
 
     /// The runtime that an address of code is in; `None` where ggml cannot be found from there.
     pub fn of(code: *const c_void) -> Option<&'static Self> {
-        let (base, path) = object_of(code)?;
+        let object = object_of(code)?;
         let mut runtimes = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
-        *runtimes.entry(base).or_insert_with(|| {
-            let runtime: &'static Self = Box::leak(Box::new(Self::open(path)?));
+        *runtimes.entry(object.dli_fbase as usize).or_insert_with(|| {
+            let path = path_of(&object);
+            let handle = loaded(&path);
+            let runtime: &'static Self = Box::leak(Box::new(Self::open(path, handle)?));
             Some(runtime)
         })
     }
 
-    fn open(path: CString) -> Option<Self> {
-        // SAFETY: an object that is loaded is not loaded again; it stays as long as the process, for it is not closed.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
-        // A program, unlike a library, is not found by its name; the ggml it is linked with comes after us.
-        let handle = if handle.is_null() { libc::RTLD_NEXT } else { handle };
-        // SAFETY: a handle, and a name that ends in NUL.
-        let find = |name: &CStr| unsafe { libc::dlsym(handle, name.as_ptr()) }.cast_const();
+    fn open(path: CString, handle: *mut c_void) -> Option<Self> {
+        let find = |name: &CStr| find_in(handle, name);
         let sched = SchedFunctions::find(find)?;
         // SAFETY: by ggml's own names, of one ggml; their prototypes have not changed since the oldest that has them all.
         let ggml =
@@ -116,15 +113,36 @@ impl Runtime {
     }
 }
 
-/// Where the object that has this code begins, and its file.
-fn object_of(code: *const c_void) -> Option<(usize, CString)> {
+/// The object that has this code.
+fn object_of(code: *const c_void) -> Option<libc::Dl_info> {
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: any address may be asked for; where the answer is not 0, the struct is filled in.
-    unsafe {
-        if libc::dladdr(code, info.as_mut_ptr()) == 0 {
-            return None;
-        }
-        let info = info.assume_init();
-        Some((info.dli_fbase as usize, CStr::from_ptr(info.dli_fname).to_owned()))
-    }
+    unsafe { (libc::dladdr(code, info.as_mut_ptr()) != 0).then(|| info.assume_init()) }
+}
+
+/// The file of an object that is loaded.
+fn path_of(object: &libc::Dl_info) -> CString {
+    // SAFETY: the loader has its name, which ends in NUL, for as long as it is loaded.
+    unsafe { CStr::from_ptr(object.dli_fname) }.to_owned()
+}
+
+/// The object that has this code, and its handle; that of what comes after us, where it has none of its own.
+pub fn handle_of(code: *const c_void) -> (Option<CString>, *mut c_void) {
+    let path = object_of(code).map(|object| path_of(&object));
+    let handle = path.as_ref().map_or(libc::RTLD_NEXT, |path| loaded(path));
+    (path, handle)
+}
+
+/// The handle of an object that is loaded. A program, unlike a library, is not found by its name: the ggml it is linked with
+/// comes after us.
+fn loaded(path: &CStr) -> *mut c_void {
+    // SAFETY: an object that is loaded is not loaded again; it stays as long as the process, for it is not closed.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
+    if handle.is_null() { libc::RTLD_NEXT } else { handle }
+}
+
+/// Where a function is, seen from an object; null where it is not.
+pub fn find_in(handle: *mut c_void, name: &CStr) -> *const c_void {
+    // SAFETY: a handle, and a name that ends in NUL.
+    unsafe { libc::dlsym(handle, name.as_ptr()) }.cast_const()
 }

@@ -25,8 +25,18 @@ struct Cache {
     chains: Chains,
     control: Control,
     model: Arc<Model>,
-    /// Rows that were left alone, as what they continue was written unseen.
-    unknown: u64,
+    tokens: Tokens,
+}
+
+/// Tokens that were seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tokens {
+    /// All of them.
+    pub all: u64,
+    /// Those of thinking and answers, which StepFlow can work on.
+    pub treated: u64,
+    /// Those that were left alone, as what they continue was written unseen.
+    pub unknown: u64,
 }
 
 // SAFETY: what the state points to is a graph that runs; it is used under the cache's lock alone.
@@ -150,15 +160,17 @@ impl Cache {
         let control = repair.control();
         report::at_start(&model, &repair);
         let state = Box::new(State::new(ggml, Box::new(repair), settings.all_layers));
-        Ok(Self { state, chains: Chains::new(model.markers.clone()), control, model, unknown: 0 })
+        Ok(Self { state, chains: Chains::new(model.markers.clone()), control, model, tokens: Tokens::default() })
     }
 
     /// A graph is about to run.
     fn begin(&mut self, reading: &Reading<'_>) {
-        let Self { state, chains, model, unknown, .. } = self;
-        let (rows, events, left_alone) =
+        let Self { state, chains, model, tokens, .. } = self;
+        let (rows, events, unknown) =
             chains.label(&reading.places, |row, cell| reading.sees(row, cell), |token| model.piece(token));
-        *unknown += left_alone as u64;
+        tokens.all += rows.len() as u64;
+        tokens.treated += rows.iter().filter(|row| row.segment != Segment::Question).count() as u64;
+        tokens.unknown += unknown as u64;
         for event in events {
             match event {
                 Event::Fork { from, to, n } => state.fork(from, to, n),
@@ -176,18 +188,20 @@ fn model(weight: *const u8, runtime: &Runtime, settings: &Settings) -> Option<Ar
     lock(&MODELS).entry(weight as usize).or_insert_with(|| find().map(Arc::new)).clone()
 }
 
-/// What was done so far in all caches, and how many rows were left alone.
-pub fn totals() -> (Stats, u64) {
-    let (mut all, mut unknown) = (Stats::default(), 0);
+/// What was done so far in all caches, and to how many tokens.
+pub fn totals() -> (Stats, Tokens) {
+    let (mut all, mut tokens) = (Stats::default(), Tokens::default());
     // A graph may still run in another thread when the process ends.
-    let Ok(caches) = CACHES.try_lock() else { return (all, unknown) };
+    let Ok(caches) = CACHES.try_lock() else { return (all, tokens) };
     for cache in caches.values().filter_map(|cache| cache.try_lock().ok()) {
         if let Some(cache) = cache.as_ref() {
             all.merge(&cache.control.stats());
-            unknown += cache.unknown;
+            tokens.all += cache.tokens.all;
+            tokens.treated += cache.tokens.treated;
+            tokens.unknown += cache.tokens.unknown;
         }
     }
-    (all, unknown)
+    (all, tokens)
 }
 
 /// `ggml_backend_sched_eval_callback`: the program's own, if there is one, and ours. An error of ours ends no graph.

@@ -1,6 +1,9 @@
 // A program that loads llama.cpp as a library and knows nothing of StepFlow: greedy tokens for prompts side by side.
 //   host MODEL FLASH(0|1|2) TOKENS UNIFIED(0|1) PROMPT...      2 takes Q8_0 caches with flash attention
 // Prints a line of token numbers for each prompt.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <ggml-backend.h>
 #include <llama.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +36,14 @@ int main(int argc, char **argv) {
     int flash = atoi(argv[2]), n_predict = atoi(argv[3]), n_prompts = argc - 5;
     llama_log_set(quiet, NULL);
     llama_backend_init();
+    ggml_backend_load_all();  // what GGML_BACKEND_PATH names, too
+    const char *library = getenv("HOST_ATTACHES");
+    if (library) {
+        void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        int (*attach)(void) = handle ? (int (*)(void))dlsym(handle, "stepflow_attach") : NULL;
+        if (!attach || attach() == 0) return 1;
+        dlclose(handle);
+    }
     struct llama_model_params model_params = llama_model_default_params();
     struct llama_model *model = llama_model_load_from_file(argv[1], model_params);
     if (!model) return 1;

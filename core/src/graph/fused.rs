@@ -100,6 +100,26 @@ impl Fused {
         unsafe { attention.set_operation(attention.operations().none) };
     }
 
+    /// Whether there is a kernel for where a flash attention lies.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn check_reach(&mut self, attention: Tensor<'_>) -> Result<(), HookError> {
+        let flash = Flash::new(attention)?;
+        if flash.is_host() { Ok(()) } else { self.reached(&flash).map(|_| ()) }
+    }
+
+    /// The device that has all of it, and for which there is a kernel.
+    fn reached(&mut self, flash: &Flash<'_>) -> Result<Place, HookError> {
+        let place =
+            flash.place().ok_or("StepFlow needs a layer's attention and its cache on one device; use -fa off")?;
+        if !self.on_device.reaches(place) {
+            let backend = place.backend;
+            return Err(format!("StepFlow has no kernel for flash attention on {backend}; use -fa off").into());
+        }
+        Ok(place)
+    }
+
     /// Has `rows` of a flash attention computed by our kernel now: the graph stands still behind it.
     ///
     /// # Errors
@@ -119,12 +139,7 @@ impl Fused {
             let (rows, outcomes) = work.finish()?;
             return Ok(Done { layer, place: None, n_rows, rows, outcomes });
         }
-        let place =
-            flash.place().ok_or("StepFlow needs a layer's attention and its cache on one device; use -fa off")?;
-        if !self.on_device.reaches(place) {
-            let backend = place.backend;
-            return Err(format!("StepFlow has no kernel for flash attention on {backend}; use -fa off").into());
-        }
+        let place = self.reached(&flash)?;
         let (slopes, mut outcomes) = (flash.slopes(), Vec::new());
         for stream in 0..n_streams {
             let data = flash.on_device(stream).ok_or_else(|| {

@@ -17,7 +17,7 @@ pub use hook::{Attention, DeviceAttention, DeviceHeadOutput, FusedAttention, Hea
 pub use mask::Mask;
 pub use row::{Row, Token};
 pub use tensor::Tensor;
-pub use trampoline::{State, layer_of, on_node};
+pub use trampoline::{State, cache_of, layer_of, on_node};
 
 /// What a failing hook says; it ends the decode.
 pub type HookError = Box<dyn std::error::Error + Send + Sync>;

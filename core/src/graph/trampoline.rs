@@ -163,6 +163,7 @@ impl State {
         if ![Point::Attention, Point::HeadOutput].iter().any(|point| self.hook.wants(*point, layer)) {
             return Ok(false);
         }
+        self.fused.check_reach(flash)?;
         if self.hook.takes_all(layer) {
             self.fused.skip(flash);
         }
@@ -379,7 +380,7 @@ fn streams_of<'c>(caches: &'c Caches, keys: &HashMap<usize, usize>, layer: usize
 
 /// The number of the K cache that `keys` are a view of, or a copy of such a view: where a graph goes from one device to
 /// the next, llama.cpp's scheduler copies, and names the copy `device#name#number`.
-fn cache_of(keys: Tensor<'_>) -> Option<usize> {
+pub fn cache_of(keys: Tensor<'_>) -> Option<usize> {
     let name = std::str::from_utf8(keys.owner().name()).ok()?;
     let (_, number) = name.split_once("cache_k_l")?;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
