@@ -20,11 +20,16 @@ struct Setting {
     folder: tempfile::TempDir,
 }
 
-/// Prompts whose answers differ.
-const PROMPTS: [&str; 3] = [
+/// Prompts whose answers differ, in words and in length.
+const PROMPTS: [&str; 8] = [
     "Ann has 14 fewer coins than Bob. Ida has 9 coins. Bob has 3 dozen coins. How many coins does Ann have?\n",
     "Tom has 7 pens. He buys 2 more. How many pens does Tom have?\n",
     "A farm has 4 hens and twice as many ducks. How many birds are there?\n",
+    "Eva reads 12 pages a day. How many pages does she read in a week?\n",
+    "Max has 3 dozen eggs.\nHe drops 5 of them, and gives half of the others to Ida. How many eggs does Ida get?\n",
+    "How many legs have 6 cats?\n",
+    "A train has 8 cars. Each car has 40 seats, and 3 seats of each are broken. How many seats can be used?\n",
+    "Bob is 4 years older than Ann. Ann is twice as old as Tom, who is 9. How old is Bob?\n",
 ];
 
 /// Tokens of an answer.
