@@ -126,8 +126,8 @@ fn tokens(outcome: &Outcome) -> Vec<Vec<i64>> {
     outcome.text().lines().map(line).collect()
 }
 
-/// What the program itself generates, and its statistics.
-fn of_program(prompt: &str, flash: u8) -> (Vec<i64>, Value) {
+/// What the program itself generates, its statistics, and its trace.
+fn of_program(prompt: &str, flash: u8) -> (Vec<i64>, Value, Value) {
     let folder = tempfile::tempdir().unwrap();
     let (trace, stats) = (folder.path().join("trace.json"), folder.path().join("stats.json"));
     let mut command = stepflow(["-no-cnv", "--stepflow", "--temp", "0", "-t", "1", "-c", "2048", "-p", prompt, "-e"]);
@@ -139,8 +139,9 @@ fn of_program(prompt: &str, flash: u8) -> (Vec<i64>, Value) {
     let outcome = run(command);
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     let json = |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
-    let ids = json(&trace)["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_i64().unwrap()).collect();
-    (ids, json(&stats))
+    let trace = json(&trace);
+    let ids = trace["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_i64().unwrap()).collect();
+    (ids, json(&stats), trace)
 }
 
 fn count(stats: &Value, name: &str) -> i64 {
@@ -152,7 +153,7 @@ fn it_does_in_another_program_what_this_one_does() {
     for flash in [0, 1, 2] {
         let host = Host { flash, unified: true };
         let (tokens, stats, outcome) = host.plugged(&PROMPTS[..1], &[]);
-        let (all, expected) = of_program(PROMPTS[0], flash);
+        let (all, expected, _) = of_program(PROMPTS[0], flash);
         // The program ends where the model does.
         let answer = &all[all.len().saturating_sub(N).max(1)..];
         let at = all.windows(3).position(|window| window == &tokens[0][..3]).expect("the host's answer begins alike");
@@ -164,6 +165,39 @@ fn it_does_in_another_program_what_this_one_does() {
             }
         }
         assert!(outcome.stderr.lines().count() == 3, "one line for each: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn its_traces_are_those_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = [PROMPTS[0], PROMPTS[1]];
+    FLASH.plugged(&prompts, &[("STEPFLOW_SAVE_TRACE", folder.path().to_str().unwrap())]);
+    let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for (file, prompt) in files.iter().zip(prompts) {
+        let trace: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let (_, _, expected) = of_program(prompt, 1);
+        let (own, all) = (trace["tokens"].as_array().unwrap(), expected["tokens"].as_array().unwrap());
+        // The host generates on where the program ends.
+        assert!(own.len() >= all.len() - 1 && all.len() > 30, "{} of {}", own.len(), all.len());
+        let n = own.len().min(all.len());
+        assert_eq!(own[..n], all[..n]);
+        for name in ["family", "markers"] {
+            assert_eq!(trace[name], expected[name]);
+        }
+        let outcome = run(stepflow([
+            std::ffi::OsStr::new("saliency"),
+            file.as_os_str(),
+            "-m".as_ref(),
+            setting().model.as_os_str(),
+            "--method".as_ref(),
+            "attention".as_ref(),
+            "-o".as_ref(),
+            folder.path().join("maps").as_os_str(),
+        ]));
+        assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Chains {
 struct Chain {
     /// `None` where something of it was written unseen: its rows are left alone.
     tracker: Option<Tracker>,
+    /// Its tokens, those of the tracker.
+    tokens: Vec<i32>,
     len: usize,
     /// The cell of its last token.
     tip: usize,
@@ -101,6 +103,7 @@ impl Chains {
                 unknown += own.len();
                 continue;
             };
+            chain.tokens.extend(&tokens);
             let pieces: Vec<_> = tokens.into_iter().map(&piece).collect();
             let tracked = match generated {
                 true => {
@@ -128,6 +131,12 @@ impl Chains {
         (rows, events, unknown)
     }
 
+    /// The texts with an answer: their tokens, and the segments and steps of these.
+    pub fn texts(&self) -> impl Iterator<Item = (&[i32], &Tracker)> {
+        let known = self.chains.values().filter_map(|chain| Some((&chain.tokens[..], chain.tracker.as_ref()?)));
+        known.filter(|(_, tracker)| tracker.segments().iter().any(|segment| *segment != Segment::Question))
+    }
+
     /// Cells that were written outside of any graph: nothing is known of them any more.
     pub fn lose(&mut self, cells: std::ops::Range<usize>) {
         self.cells.retain(|cell, _| !cells.contains(cell));
@@ -146,11 +155,11 @@ impl Chains {
         let parent = place.position.checked_sub(1).map(|before| self.parent(row, place, before, places, visible));
         match parent {
             // A text begins.
-            None => (self.begin(Some(Tracker::new(self.markers.clone())), place), false),
+            None => (self.begin(Some(Tracker::new(self.markers.clone())), Vec::new(), place), false),
             // Its beginning was written unseen.
-            Some(None) => (self.begin(None, place), false),
+            Some(None) => (self.begin(None, Vec::new(), place), false),
             Some(Some((cell, id))) => {
-                let Some(chain) = self.chains.get_mut(&id) else { return (self.begin(None, place), false) };
+                let Some(chain) = self.chains.get_mut(&id) else { return (self.begin(None, Vec::new(), place), false) };
                 if chain.tip == cell && chain.len == place.position {
                     (chain.tip, chain.len, chain.used) = (place.cell, place.position + 1, used);
                     return (id, true);
@@ -159,18 +168,19 @@ impl Chains {
                 if let Some(tracker) = &mut tracker {
                     tracker.truncate(place.position);
                 }
-                let to = self.begin(tracker, place);
+                let tokens = chain.tokens.iter().copied().take(place.position).collect();
+                let to = self.begin(tracker, tokens, place);
                 events.push(Event::Fork { from: id, to, n: place.position });
                 (to, false)
             }
         }
     }
 
-    fn begin(&mut self, tracker: Option<Tracker>, place: &Place) -> u32 {
+    fn begin(&mut self, tracker: Option<Tracker>, tokens: Vec<i32>, place: &Place) -> u32 {
         let id = self.next;
         self.next += 1;
         let (len, tip) = (place.position + 1, place.cell);
-        let chain = Chain { tracker, len, tip, generated: false, open: false, used: self.clock };
+        let chain = Chain { tracker, tokens, len, tip, generated: false, open: false, used: self.clock };
         self.chains.insert(id, chain);
         id
     }

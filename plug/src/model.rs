@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use stepflow_core::gguf::Gguf;
 use stepflow_core::trace::{Family, Markers};
 
@@ -20,6 +21,8 @@ pub struct Model {
     pub markers: Markers,
     /// Its layers.
     pub n_layer: usize,
+    /// What a trace says of it.
+    pub about: Map<String, Value>,
     vocabulary: Vocabulary,
 }
 
@@ -45,8 +48,16 @@ impl Model {
         let (family, family_found) = (family.unwrap_or(Family::Implicit), family.is_some());
         let markers = family.markers().with(settings.think_start.as_deref(), settings.think_end.as_deref());
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = |text: Option<&str>| Value::from(text.unwrap_or_default());
+        let about = [
+            ("name", text(gguf.str("general.name"))),
+            ("file", file.clone().into()),
+            ("architecture", text(gguf.architecture())),
+            ("description", text(None)),
+        ];
+        let about = about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let name = gguf.str("general.name").map_or(file, str::to_owned);
-        Ok(Self { name, family, family_found, markers, n_layer, vocabulary })
+        Ok(Self { about, name, family, family_found, markers, n_layer, vocabulary })
     }
 
     /// What a token says.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use stepflow_core::stepflow::LayerSelection;
 
 use super::model::Model;
 use super::runtime::Runtime;
-use super::scheduler::{Tokens, totals};
+use super::scheduler::{Tokens, totals, traces};
 use super::settings::SETTINGS;
 
 /// Lines that were said, for each is said once.
@@ -62,6 +63,14 @@ pub fn at_start(model: &Model, repair: &Repair) {
     );
 }
 
+/// Writes a file beside, and puts it in its place.
+fn write(path: &Path, bytes: &[u8]) {
+    let beside = path.with_extension("part");
+    if let Err(error) = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path)) {
+        say_once(format!("cannot write {}: {error}", path.display()), true);
+    }
+}
+
 /// Whether any graph was entered.
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
@@ -103,12 +112,16 @@ extern "C" fn at_exit() {
             false => format!("bridged {bridged} of {seen} rows and injected {injections} times"),
         };
         say_once(format!("{done}{left}"), settings.check);
-        let Some(path) = &settings.stats else { return };
-        let beside = path.with_extension("part");
-        let written =
-            std::fs::write(&beside, format!("{:#}\n", stats.to_json())).and_then(|()| std::fs::rename(&beside, path));
-        if let Err(error) = written {
-            say_once(format!("cannot write {}: {error}", path.display()), true);
+        if let Some(path) = &settings.stats {
+            write(path, format!("{:#}\n", stats.to_json()).as_bytes());
+        }
+        if let Some(folder) = &settings.traces {
+            for (i, trace) in traces() {
+                let mut bytes = Vec::new();
+                if trace.write(&mut bytes).is_ok() {
+                    write(&folder.join(format!("trace-{i}.json")), &bytes);
+                }
+            }
         }
     });
 }

@@ -10,7 +10,7 @@ use ggml_sys::{Ggml, Tensor};
 use stepflow_core::graph::{self, State, layer_of, on_node};
 use stepflow_core::repair::{Control, Repair};
 use stepflow_core::stepflow::Stats;
-use stepflow_core::trace::Segment;
+use stepflow_core::trace::{Segment, TraceFile, TraceToken};
 
 use super::chains::{Chains, Event};
 use super::model::Model;
@@ -163,6 +163,22 @@ impl Cache {
         Ok(Self { state, chains: Chains::new(model.markers.clone()), control, model, tokens: Tokens::default() })
     }
 
+    /// The texts that have an answer.
+    fn traces(&self) -> impl Iterator<Item = TraceFile> {
+        let model = &self.model;
+        self.chains.texts().map(|(tokens, tracker)| TraceFile {
+            model: model.about.clone(),
+            family: model.family,
+            markers: model.markers.clone(),
+            tokens: tokens
+                .iter()
+                .zip(tracker.segments())
+                .map(|(&id, &segment)| TraceToken { id, piece: model.piece(id), segment })
+                .collect(),
+            steps: tracker.steps(),
+        })
+    }
+
     /// A graph is about to run.
     fn begin(&mut self, reading: &Reading<'_>) {
         let Self { state, chains, model, tokens, .. } = self;
@@ -202,6 +218,14 @@ pub fn totals() -> (Stats, Tokens) {
         }
     }
     (all, tokens)
+}
+
+/// What was said in all caches that no graph runs in now, each with a number of its own.
+pub fn traces() -> Vec<(usize, TraceFile)> {
+    let Ok(caches) = CACHES.try_lock() else { return Vec::new() };
+    let caches = caches.values().filter_map(|cache| cache.try_lock().ok());
+    let traces = caches.flat_map(|cache| cache.iter().flat_map(Cache::traces).collect::<Vec<_>>());
+    traces.enumerate().collect()
 }
 
 /// `ggml_backend_sched_eval_callback`: the program's own, if there is one, and ours. An error of ours ends no graph.

@@ -20,6 +20,8 @@ pub struct Settings {
     pub think_end: Option<String>,
     /// The model file, where it is not mapped.
     pub model: Option<PathBuf>,
+    /// The folder for traces of what was said, at the end.
+    pub traces: Option<PathBuf>,
     /// Where statistics go at the end.
     pub stats: Option<PathBuf>,
     /// Whether to say nothing but errors.
@@ -61,6 +63,7 @@ impl Settings {
             think_start: text("STEPFLOW_THINK_START"),
             think_end: text("STEPFLOW_THINK_END"),
             model: text("STEPFLOW_MODEL").map(PathBuf::from),
+            traces: text("STEPFLOW_SAVE_TRACE").map(PathBuf::from),
             stats: text("STEPFLOW_STATS").map(PathBuf::from),
             quiet: is_on("STEPFLOW_QUIET", false)?,
             check: is_on("STEPFLOW_CHECK", false)?,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use stepflow::stepflow::StepFlowConfig;
 
@@ -24,6 +24,9 @@ pub struct PlugArgs {
     /// Write statistics of the repairs to a file (JSON) when the program ends.
     #[arg(long, value_name = "FNAME")]
     pub stats: Option<PathBuf>,
+    /// Write traces of what was said, for `saliency`, into a folder when the program ends: one for each text.
+    #[arg(long, value_name = "FOLDER")]
+    pub save_trace: Option<PathBuf>,
     /// Say nothing but what goes wrong.
     #[arg(long)]
     pub quiet: bool,
@@ -78,7 +81,7 @@ fn preloaded(plug: &Path) -> anyhow::Result<OsString> {
 
 /// What the plug-in is told. Of the repairs nothing, if no flag says anything: then its own variables count.
 fn variables(args: &PlugArgs) -> anyhow::Result<Vec<(&'static str, OsString)>> {
-    let PlugArgs { stepflow, model, stats, quiet, check, .. } = args;
+    let PlugArgs { stepflow, model, stats, save_trace, quiet, check, .. } = args;
     let mut variables = Vec::new();
     if is_set(stepflow) {
         let StepFlowConfig { oeb, smi } = setup::repairs_or_all(stepflow)?;
@@ -109,6 +112,10 @@ fn variables(args: &PlugArgs) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     // The program may change its folder.
     let path = |path: &PathBuf| std::path::absolute(path).map(PathBuf::into_os_string);
     variables.extend(model.as_ref().map(path).transpose()?.map(|path| ("STEPFLOW_MODEL", path)));
+    if let Some(folder) = save_trace {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    variables.extend(save_trace.as_ref().map(path).transpose()?.map(|path| ("STEPFLOW_SAVE_TRACE", path)));
     variables.extend(stats.as_ref().map(path).transpose()?.map(|path| ("STEPFLOW_STATS", path)));
     Ok(variables)
 }
