@@ -243,7 +243,10 @@ fn a_program_without_llama_cpp_is_told_so_once() {
     assert_eq!(outcome.code(), Some(1), "{outcome:?}");
     outcome.assert_one_line();
     let outcome = run(stepflow(["plug", "--", "/nowhere/program"]));
-    outcome.assert_fails(1, "/nowhere/program");
+    outcome.assert_fails(127, "/nowhere/program");
+    run(stepflow(["plug", "--", "/"])).assert_fails(126, "cannot run /");
+    run(stepflow(["plug", "llama-server"])).assert_fails(2, "plug -- llama-server");
+    run(stepflow(["plug", "--stats", "/nowhere/x.json", "--", "true"])).assert_fails(1, "/nowhere");
     run(stepflow(["plug"])).assert_fails(2, "COMMAND");
 }
 

@@ -1,17 +1,19 @@
 //! What the plug-in says on stderr, and the statistics that it leaves.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::c_void;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use stepflow_core::kernels::Library;
 use stepflow_core::kernels::attend::Processor;
 use stepflow_core::repair::Repair;
 use stepflow_core::stepflow::LayerSelection;
 
 use super::model::Model;
-use super::runtime::Runtime;
+use super::runtime::{Runtime, handle_of};
 use super::scheduler::{Tokens, totals, traces};
 use super::settings::SETTINGS;
 
@@ -53,11 +55,15 @@ pub fn at_start(model: &Model, repair: &Repair) {
         false => LayerSelection::from_iter(layers).to_string(),
     };
     let (oeb, smi) = (layers(repair.oeb_layers()), layers(repair.smi_layers()));
+    let is_check = SETTINGS.as_ref().is_ok_and(|settings| settings.check);
     let kernel = format!("{:?}", Processor::here()).to_lowercase();
     say_once(
         format!(
-            "{}, {} layers, family {}{assumed}, OEB in layers {oeb}, SMI in layers {smi}, kernel {kernel}",
-            model.name, model.n_layer, model.family
+            "{}{}, {} layers, family {}{assumed}, OEB in layers {oeb}, SMI in layers {smi}, kernel {kernel}",
+            if is_check { "checking, which changes nothing: " } else { "" },
+            model.name,
+            model.n_layer,
+            model.family
         ),
         false,
     );
@@ -81,6 +87,11 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 static AT_LOAD: extern "C" fn() = at_load;
 
 extern "C" fn at_load() {
+    if let (Some(own), _) = handle_of(at_load as *const c_void)
+        && let Some(folder) = Path::new(&*own.to_string_lossy()).parent()
+    {
+        Library::look_in(folder);
+    }
     // SAFETY: a function that lives as long as the process, as this library does.
     unsafe { libc::atexit(at_exit) };
 }

@@ -11,6 +11,10 @@ pub const FAILURE: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The context is full: the answer or the text is not complete.
 pub const CONTEXT_FULL: u8 = 3;
+/// Another program cannot be run, as `env` and `nohup` say it.
+pub const NOT_RUN: u8 = 126;
+/// Another program is not found, as they say it.
+pub const NOT_FOUND: u8 = 127;
 /// Ctrl-C, as shells count it.
 pub const INTERRUPTED: u8 = 130;
 

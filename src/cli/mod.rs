@@ -106,6 +106,13 @@ fn what_is_wrong(error: &clap::Error) -> String {
     {
         return format!("unexpected `{found}`; a model is named with -m {found}");
     }
+    let plugs = std::env::args().nth(1).is_some_and(|command| command == "plug");
+    if let Some(ContextValue::String(found)) = found
+        && plugs
+        && !found.starts_with('-')
+    {
+        return format!("unexpected `{found}`; the program to plug into stands behind --: plug -- {found}");
+    }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let said = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));

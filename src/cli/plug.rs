@@ -10,7 +10,7 @@ use stepflow::stepflow::StepFlowConfig;
 
 use super::exit::Usage;
 use super::flags::{OnOff, StepFlowArgs};
-use super::setup;
+use super::{exit, output, setup};
 
 /// Plugging in.
 #[derive(Debug, Clone, Args)]
@@ -47,6 +47,7 @@ const PRELOAD: &str = if cfg!(target_os = "macos") { "DYLD_INSERT_LIBRARIES" } e
 /// Runs the command.
 pub fn run(args: &PlugArgs) -> anyhow::Result<u8> {
     let plug = find()?;
+    args.stats.as_deref().map_or(Ok(()), output::check_writable)?;
     let Some((program, rest)) = args.command.split_first() else { bail!(Usage("no program is named".to_owned())) };
     let mut command = Command::new(program);
     command.args(rest).env(PRELOAD, preloaded(&plug)?).env("STEPFLOW_PLUGGED", std::process::id().to_string());
@@ -132,7 +133,8 @@ fn is_set(args: &StepFlowArgs) -> bool {
 fn start(mut command: Command, program: &std::ffi::OsStr) -> anyhow::Result<u8> {
     use std::os::unix::process::CommandExt;
     let error = command.exec();
-    bail!("{}: {error}", program.display())
+    say!("stepflow: cannot run {}: {error}", program.display());
+    Ok(if error.kind() == std::io::ErrorKind::NotFound { exit::NOT_FOUND } else { exit::NOT_RUN })
 }
 
 #[cfg(not(unix))]

@@ -156,7 +156,8 @@ impl State {
         let cache = cache_of(keys.before_cast()).ok_or("attention over keys that are in no cache")?;
         self.keys.insert(layer, cache);
         let mask = flash.source(3).ok_or("attention without a mask")?;
-        if Flash::new(flash)?.is_host() && mask.operation() == mask.operations().none && mask.is_host() {
+        let in_graph = self.ggml.runs_custom && mask.operation() == mask.operations().none && mask.is_host();
+        if in_graph && Flash::new(flash)?.is_host() {
             let rows = self.work_on(flash, layer, false)?;
             return if rows.is_empty() { Ok(false) } else { self.fused.put(flash, view, layer, rows).map(|()| false) };
         }

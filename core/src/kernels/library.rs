@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use super::ffi::{SF_VERSION, SfKernels};
 
@@ -12,6 +12,9 @@ pub struct Library(&'static SfKernels);
 
 /// Kernels that the process was given for a backend.
 static GIVEN: LazyLock<Mutex<HashMap<String, Library>>> = LazyLock::new(Mutex::default);
+
+/// Where libraries of kernels lie, if not beside the program.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Why a library of kernels cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,12 @@ impl Library {
         GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(backend.to_owned(), self);
     }
 
+    /// Has libraries of kernels looked for in this folder rather than beside the program: what is loaded into another
+    /// program lies elsewhere. The first that asks has its way.
+    pub fn look_in(folder: &Path) {
+        _ = FOLDER.set(folder.to_owned());
+    }
+
     /// The kernels for devices of ggml's `backend`, such as `CUDA`; `None` for a backend that has none.
     ///
     /// # Errors
@@ -91,6 +100,7 @@ fn cuda() -> Result<Library, LibraryError> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda() -> Result<Library, LibraryError> {
-    let program = std::env::current_exe().unwrap_or_default();
-    Library::open(&program.with_file_name(libloading::library_filename("stepflow-cuda")))
+    let program = || std::env::current_exe().unwrap_or_default().parent().map(Path::to_owned).unwrap_or_default();
+    let folder = FOLDER.get().cloned().unwrap_or_else(program);
+    Library::open(&folder.join(libloading::library_filename("stepflow-cuda")))
 }
