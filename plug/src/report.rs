@@ -114,6 +114,7 @@ extern "C" fn at_exit() {
         let total = stats.total();
         let left = match unknown {
             0 => String::new(),
+            1 => "; 1 token left alone, as what it continues was written unseen".to_owned(),
             n => format!("; {n} tokens left alone, as what they continue was written unseen"),
         };
         let (bridged, seen, injections) = (total.rows_bridged, total.rows_seen, total.injections);
