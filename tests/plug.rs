@@ -228,6 +228,17 @@ fn texts_side_by_side_are_told_apart() {
 }
 
 #[test]
+fn a_full_context_that_makes_room_is_followed() {
+    for prompts in [&PROMPTS[..1], &PROMPTS[..3]] {
+        let (_, stats, outcome) = FLASH.plugged(prompts, &[("HOST_SHIFTS", "1")]);
+        assert!(!outcome.stderr.contains("left alone"), "{}", outcome.stderr);
+        let (_, expected, _) = FLASH.plugged(prompts, &[]);
+        assert_eq!(count(&stats, "rows_seen"), count(&expected, "rows_seen"), "every generated token is treated");
+        assert!(count(&stats, "injections") > 0, "{stats}");
+    }
+}
+
+#[test]
 fn all_ways_in_do_the_same() {
     let (expected, stats, _) = FLASH.plugged(&PROMPTS[..1], &[]);
     for way in ["GGML_BACKEND_PATH", "HOST_ATTACHES"] {
@@ -258,4 +269,6 @@ fn nonsense_in_a_variable_is_told_and_nothing_is_changed() {
     let outcome = run(command);
     assert_eq!(tokens(&outcome), host.alone(&PROMPTS[..1]));
     assert!(outcome.stderr.contains("STEPFLOW_TAU_MAX"), "{}", outcome.stderr);
+    let (_, _, outcome) = host.plugged(&PROMPTS[..1], &[("STEPFLOW_TAUMAX", "0.2")]);
+    assert!(outcome.stderr.contains("STEPFLOW_TAUMAX changes nothing"), "{}", outcome.stderr);
 }

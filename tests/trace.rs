@@ -629,6 +629,31 @@ proptest! {
     }
 
     #[test]
+    fn removal_leaves_what_the_rest_alone_would_give(
+        (text, places) in split_text(), prompt in 0usize..8, turn in 0usize..40, start in 0usize..40, n in 0usize..10,
+    ) {
+        let text = format!("<think>{text}");
+        let pieces = split(text.as_bytes(), &places);
+        let (start, end) = (start.min(pieces.len()), (start + n).min(pieces.len()));
+        // Where a turn begins among what goes, it begins behind it.
+        let turn = if (start..end).contains(&turn) { end } else { turn };
+        prop_assume!(turn != start || start == end);
+        let feed = |removed: Range<usize>| {
+            let mut tracker = Tracker::new(Family::ThinkTags.markers());
+            for (position, piece) in pieces.iter().enumerate().filter(|(position, _)| !removed.contains(position)) {
+                if position == turn {
+                    tracker.new_turn();
+                }
+                tracker.push(piece, position >= prompt);
+            }
+            tracker
+        };
+        let mut tracker = feed(0..0);
+        tracker.remove(start..end);
+        prop_assert_eq!(tracker, feed(start..end));
+    }
+
+    #[test]
     fn trace_files_round_trip((text, places) in split_text(), name in ".*") {
         let file = trace_file(&text, &places, name);
         let mut json = Vec::new();

@@ -2,6 +2,7 @@
 //! before its own, and a chain is what such cells add up to from position 0 on.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use stepflow_core::graph::{Row, Token};
 use stepflow_core::trace::{Markers, Segment, Tracked, Tracker};
@@ -29,6 +30,8 @@ pub enum Event {
     Fork { from: u32, to: u32, n: usize },
     /// All that a chain holds so far is question: another prompt came.
     Question(u32),
+    /// A chain lost some of its tokens, and those behind them moved up.
+    Removed { chain: u32, positions: Range<usize> },
     /// A chain is not continued any more.
     Forget(u32),
 }
@@ -53,6 +56,8 @@ struct Chain {
     len: usize,
     /// The cell of its last token.
     tip: usize,
+    /// Whether it began as another.
+    is_fork: bool,
     /// Whether its last token was generated, rather than part of a prompt.
     generated: bool,
     /// Whether its prompt leaves thinking open.
@@ -131,6 +136,43 @@ impl Chains {
         (rows, events, unknown)
     }
 
+    /// Positions of cells were moved by so much, as where a full context makes room: what lay in between is gone.
+    pub fn shift(&mut self, by: impl Fn(usize) -> i64) -> Vec<Event> {
+        let mut moved: BTreeMap<u32, BTreeMap<usize, (usize, i64)>> = BTreeMap::new();
+        for (cell, (id, position)) in &mut self.cells {
+            match by(*cell) {
+                0 => {}
+                by => {
+                    moved.entry(*id).or_default().insert(*cell, (*position, by));
+                    *position = position.saturating_add_signed(by as isize);
+                }
+            }
+        }
+        moved.into_iter().filter_map(|(id, moved)| self.remove(id, &moved)).collect()
+    }
+
+    /// What a chain has lost, of which these cells were at these positions and moved by so much.
+    fn remove(&mut self, id: u32, moved: &BTreeMap<usize, (usize, i64)>) -> Option<Event> {
+        let chain = self.chains.get_mut(&id)?;
+        let (first, by) = moved.values().copied().min()?;
+        let n = usize::try_from(-by).ok().filter(|n| *n <= first);
+        let together = moved.values().all(|(_, other)| *other == by) && moved.len() == chain.len - first;
+        let Some(n) = n.filter(|_| together && !chain.is_fork) else {
+            // Moved some other way: nothing is known of it any more.
+            chain.tracker = None;
+            return None;
+        };
+        let removed = first - n..first;
+        chain.len -= n;
+        if let Some(tracker) = &mut chain.tracker {
+            tracker.remove(removed.clone());
+            chain.tokens.drain(removed.clone());
+        }
+        // The cells of what is gone are free.
+        self.cells.retain(|cell, (owner, at)| *owner != id || *at < removed.start || moved.contains_key(cell));
+        Some(Event::Removed { chain: id, positions: removed })
+    }
+
     /// The texts with an answer: their tokens, and the segments and steps of these.
     pub fn texts(&self) -> impl Iterator<Item = (&[i32], &Tracker)> {
         let known = self.chains.values().filter_map(|chain| Some((&chain.tokens[..], chain.tracker.as_ref()?)));
@@ -180,7 +222,16 @@ impl Chains {
         let id = self.next;
         self.next += 1;
         let (len, tip) = (place.position + 1, place.cell);
-        let chain = Chain { tracker, tokens, len, tip, generated: false, open: false, used: self.clock };
+        let chain = Chain {
+            tracker,
+            tokens,
+            is_fork: place.position > 0,
+            len,
+            tip,
+            generated: false,
+            open: false,
+            used: self.clock,
+        };
         self.chains.insert(id, chain);
         id
     }
@@ -322,6 +373,22 @@ mod tests {
         assert_eq!((labels.as_str(), rows[0].sequence), ("q", 1));
         assert_eq!(texts.generate("xy", 2, 6, &[0, 5]), "tt");
         assert_eq!(texts.generate("d", 5, 8, &[0, 1, 2, 3, 4]), "t", "the first goes on");
+    }
+
+    #[test]
+    fn a_full_context_makes_room() {
+        let mut texts = Texts::new(Family::Implicit);
+        texts.run("QQ", 0, 0, &[]);
+        texts.generate("One. Two. Three.", 2, 2, &[0, 1]);
+        // Behind the prompt five tokens go, and what follows moves up.
+        let events = texts.chains.shift(|cell| if cell >= 7 { -5 } else { 0 });
+        assert_eq!(events, [Event::Removed { chain: 0, positions: 2..7 }]);
+        let context: Vec<_> = (0..2).chain(7..18).collect();
+        assert_eq!(texts.generate(" Four.", 13, 18, &context), "tttttt", "the text goes on");
+        assert_eq!(texts.chains.texts().map(|(tokens, _)| tokens.len()).collect::<Vec<_>>(), [19]);
+        // Moved in some other way, nothing is known of it.
+        assert!(texts.chains.shift(|cell| if cell == 20 { -1 } else { 0 }).is_empty());
+        assert!(texts.chains.texts().next().is_none());
     }
 
     #[test]

@@ -27,18 +27,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// The model whose file has a weight at this address; where it lies elsewhere, the one that is named.
-    ///
-    /// # Errors
-    /// When there is none, or it is not what StepFlow can read.
-    pub fn find(weight: *const u8, settings: &Settings) -> Result<Self, String> {
-        let path = mapped_at(weight as usize).or_else(|| settings.model.clone());
-        let path =
-            path.ok_or("its model file is not mapped; name it: STEPFLOW_MODEL=FILE (--model of stepflow plug)")?;
-        Self::open(&path, settings)
+    /// The file that has a weight at this address; where none is mapped there, the one that is named.
+    pub fn file_of(weight: *const u8, settings: &Settings) -> Option<PathBuf> {
+        mapped_at(weight as usize).or_else(|| settings.model.clone())
     }
 
-    fn open(path: &Path, settings: &Settings) -> Result<Self, String> {
+    /// The model in a file.
+    ///
+    /// # Errors
+    /// When it is not what StepFlow can read, or no file is known.
+    pub fn open(path: Option<&Path>, settings: &Settings) -> Result<Self, String> {
+        let path =
+            path.ok_or("its model file is not mapped; name it: STEPFLOW_MODEL=FILE (--model of stepflow plug)")?;
         let gguf = Gguf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let vocabulary = Vocabulary::new(&gguf).ok_or("its model has no vocabulary")?;
         let n_layer = gguf.arch_u64("block_count").ok_or("its model names no layers")? as usize;

@@ -8,6 +8,19 @@ use stepflow_core::graph::{Mask, Tensor, cache_of, layer_of};
 use super::chains::Place;
 use super::runtime::{Graph, SchedFunctions};
 
+/// What a graph is to a cache.
+pub enum Read<'g> {
+    /// It decodes tokens into it.
+    Tokens(Reading<'g>),
+    /// It moves the positions of its cells.
+    Shift {
+        /// The address of the cache's first tensor.
+        cache: usize,
+        /// By how much, cell by cell.
+        by: Vec<i32>,
+    },
+}
+
 /// A graph that decodes tokens into a cache.
 pub struct Reading<'g> {
     /// Its tokens, in order.
@@ -24,7 +37,7 @@ pub struct Reading<'g> {
 }
 
 impl<'g> Reading<'g> {
-    /// What `graph` tells; `None` where it is none that attends over a cache. A graph that writes to a cache and cannot be
+    /// What `graph` tells; `None` where it has nothing to do with a cache. A graph that writes to a cache and cannot be
     /// read is an error: what it wrote is unknown.
     ///
     /// # Errors
@@ -32,7 +45,11 @@ impl<'g> Reading<'g> {
     ///
     /// # Safety
     /// It is a graph of `ggml` that is about to run on this thread, and outlives `'g`.
-    pub unsafe fn new(ggml: &'static Ggml, functions: &SchedFunctions, graph: Graph) -> Result<Option<Self>, String> {
+    pub unsafe fn read(
+        ggml: &'static Ggml,
+        functions: &SchedFunctions,
+        graph: Graph,
+    ) -> Result<Option<Read<'g>>, String> {
         // SAFETY: by this function's contract.
         let n_nodes = unsafe { (functions.n_nodes)(graph) };
         // SAFETY: as above; there is such a node.
@@ -41,16 +58,20 @@ impl<'g> Reading<'g> {
         let known = &ggml.operations;
         let of = |operation: u32| nodes.iter().filter(move |node| node.operation() == operation);
         let keys = |node: &&Tensor<'g>| layer_of(node.owner().name(), b"cache_k_l");
-        let shifts = |node: &Tensor<'g>| node.source(0).is_some_and(|source| cache_number(source).is_some());
-        if of(known.rope).any(shifts) {
-            return Err("its positions were shifted".to_owned());
-        }
         // Of several caches, as with sliding windows, the first tells which text is which.
         let writes: BTreeMap<usize, Tensor<'g>> =
             of(known.set_rows).filter_map(|node| Some((keys(&node)?, *node))).collect();
-        let Some((&layer, write)) = writes.iter().next() else { return Ok(None) };
         // SAFETY: by this function's contract.
         let input = |node: &Tensor<'g>, index: usize| unsafe { input_of(ggml, functions, graph, node.source(index)?) };
+        let Some((&layer, write)) = writes.iter().next() else {
+            let moved = |node: &&Tensor<'g>| node.source(0).and_then(cache_number);
+            let Some(rope) = of(known.rope).filter(|node| moved(node).is_some()).min_by_key(moved) else {
+                return Ok(None);
+            };
+            let by = integers(input(rope, 1).ok_or("its shifts are not told")?)?;
+            let cache = rope.source(0).map_or(0, |keys| keys.owner().address());
+            return Ok(Some(Read::Shift { cache, by }));
+        };
         let cells = input(write, 1).ok_or("its cells are not told")?.i64s().map_err(|error| error.to_string())?;
         let [_, size, ..] = write.owner().shape();
         let rope = of(known.rope).next().ok_or("its positions are not told")?;
@@ -85,7 +106,7 @@ impl<'g> Reading<'g> {
         };
         let places = cells.into_iter().enumerate().map(place).collect::<Result<_, String>>()?;
         let mask = Mask::of_host(mask).map_err(|error| error.to_string())?;
-        Ok(Some(Self { places, weight, cache: write.owner().address(), mask, n_rows, n_kv }))
+        Ok(Some(Read::Tokens(Self { places, weight, cache: write.owner().address(), mask, n_rows, n_kv })))
     }
 
     /// Whether a row sees a cell, which is counted over all streams.

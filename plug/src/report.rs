@@ -15,7 +15,7 @@ use stepflow_core::stepflow::LayerSelection;
 use super::model::Model;
 use super::runtime::{Runtime, handle_of};
 use super::scheduler::{Tokens, totals, traces};
-use super::settings::SETTINGS;
+use super::settings::{SETTINGS, strangers};
 
 /// Lines that were said, for each is said once.
 static SAID: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
@@ -49,6 +49,9 @@ pub fn lost() -> ! {
 /// StepFlow begins to work on a model.
 pub fn at_start(model: &Model, repair: &Repair) {
     ENTERED.store(true, Ordering::Relaxed);
+    for name in strangers() {
+        say_once(format!("{name} changes nothing: the plug-in has no such variable"), true);
+    }
     let assumed = if model.family_found { "" } else { " (assumed: nothing in the model marks thinking)" };
     let layers = |layers: BTreeSet<usize>| match layers.is_empty() {
         true => "none".to_owned(),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use ggml_sys::{Ggml, Tensor};
@@ -14,7 +15,7 @@ use stepflow_core::trace::{Segment, TraceFile, TraceToken};
 
 use super::chains::{Chains, Event};
 use super::model::Model;
-use super::reading::Reading;
+use super::reading::{Read, Reading};
 use super::report;
 use super::runtime::{Callback, Graph, Runtime, Sched};
 use super::settings::{SETTINGS, Settings};
@@ -48,8 +49,11 @@ type Shared = &'static Mutex<Option<Cache>>;
 /// By the address of the cache's first tensor.
 static CACHES: LazyLock<Mutex<HashMap<usize, Shared>>> = LazyLock::new(Mutex::default);
 
-/// Models, by the address of a weight.
-static MODELS: LazyLock<Mutex<HashMap<usize, Option<Arc<Model>>>>> = LazyLock::new(Mutex::default);
+/// Models, by the address of a weight, and the file that is mapped there.
+static MODELS: LazyLock<Mutex<HashMap<usize, Loaded>>> = LazyLock::new(Mutex::default);
+
+/// What a program has loaded: its file, and the model if it could be read.
+type Loaded = (Option<PathBuf>, Option<Arc<Model>>);
 
 /// The callback that a program gave each scheduler, and what it is called with.
 static CALLBACKS: LazyLock<Mutex<HashMap<usize, (Callback, usize)>>> = LazyLock::new(Mutex::default);
@@ -111,8 +115,17 @@ struct Running {
 pub unsafe fn enter(runtime: &'static Runtime, ggml: &'static Ggml, sched: Sched, graph: Graph) -> Option<Entered> {
     let settings = SETTINGS.as_ref().map_err(|why| report::left_alone(&runtime.name(), why)).ok()?;
     // SAFETY: by this function's contract.
-    let reading = match unsafe { Reading::new(ggml, &runtime.sched, graph) } {
-        Ok(reading) => reading?,
+    let reading = match unsafe { Reading::read(ggml, &runtime.sched, graph) } {
+        Ok(read) => match read? {
+            Read::Tokens(reading) => reading,
+            Read::Shift { cache, by } => {
+                let known = lock(&CACHES).get(&cache).copied();
+                if let Some(cache) = known.map(lock).as_mut().and_then(|cache| cache.as_mut()) {
+                    cache.shift(&by);
+                }
+                return None;
+            }
+        },
         Err(why) => {
             report::left_alone(&runtime.name(), &why);
             // What it writes is not followed.
@@ -120,7 +133,7 @@ pub unsafe fn enter(runtime: &'static Runtime, ggml: &'static Ggml, sched: Sched
             return None;
         }
     };
-    let model = model(reading.weight, runtime, settings)?;
+    let model = model(&reading, runtime, settings)?;
     let cache: Shared = lock(&CACHES).entry(reading.cache).or_insert_with(|| Box::leak(Box::new(Mutex::new(None))));
     let mut cache = lock(cache);
     if cache.as_ref().is_none_or(|cache| !Arc::ptr_eq(&cache.model, &model)) {
@@ -187,21 +200,46 @@ impl Cache {
         tokens.all += rows.len() as u64;
         tokens.treated += rows.iter().filter(|row| row.segment != Segment::Question).count() as u64;
         tokens.unknown += unknown as u64;
-        for event in events {
-            match event {
-                Event::Fork { from, to, n } => state.fork(from, to, n),
-                Event::Question(sequence) => state.relabel(sequence, Segment::Question),
-                Event::Forget(sequence) => state.forget(sequence),
-            }
-        }
+        events.into_iter().for_each(|event| follow(state, event));
         state.begin(&rows);
+    }
+
+    /// Positions were moved.
+    fn shift(&mut self, by: &[i32]) {
+        let events = self.chains.shift(|cell| by.get(cell).copied().map_or(0, i64::from));
+        events.into_iter().for_each(|event| follow(&mut self.state, event));
     }
 }
 
-/// The model of a graph; `None` where it cannot be found, which is said once.
-fn model(weight: *const u8, runtime: &Runtime, settings: &Settings) -> Option<Arc<Model>> {
-    let find = || Model::find(weight, settings).map_err(|why| report::left_alone(&runtime.name(), &why)).ok();
-    lock(&MODELS).entry(weight as usize).or_insert_with(|| find().map(Arc::new)).clone()
+/// What happened to a chain, in the books of the caches.
+fn follow(state: &mut State, event: Event) {
+    match event {
+        Event::Fork { from, to, n } => state.fork(from, to, n),
+        Event::Question(sequence) => state.relabel(sequence, Segment::Question),
+        Event::Removed { chain, positions } => state.remove(chain, &positions),
+        Event::Forget(sequence) => state.forget(sequence),
+    }
+}
+
+/// The model of a graph; `None` where it cannot be found, which is said once. Where a text begins, it is looked at again: in
+/// the place of a model that was let go there may be another.
+fn model(reading: &Reading<'_>, runtime: &Runtime, settings: &Settings) -> Option<Arc<Model>> {
+    let mut models = lock(&MODELS);
+    let weight = reading.weight as usize;
+    let begins = reading.places.iter().any(|place| place.position == 0);
+    if let Some((_, model)) = models.get(&weight).filter(|_| !begins) {
+        return model.clone();
+    }
+    let file = Model::file_of(reading.weight, settings);
+    match models.get(&weight) {
+        Some((known, model)) if *known == file => model.clone(),
+        _ => {
+            let model = Model::open(file.as_deref(), settings).map(Arc::new);
+            let model = model.map_err(|why| report::left_alone(&runtime.name(), &why)).ok();
+            models.insert(weight, (file, model.clone()));
+            model
+        }
+    }
 }
 
 /// What was done so far in all caches, and to how many tokens.

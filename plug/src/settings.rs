@@ -36,6 +36,33 @@ pub struct Settings {
 pub static SETTINGS: LazyLock<Result<Settings, String>> =
     LazyLock::new(|| Settings::read(|name| std::env::var(name).ok()));
 
+/// The variables there are; `STEPFLOW_PLUGGED` is the number of the process that `stepflow plug` became.
+const NAMES: [&str; 17] = [
+    "STEPFLOW_OEB",
+    "STEPFLOW_SMI",
+    "STEPFLOW_OEB_LAYERS",
+    "STEPFLOW_SMI_LAYERS",
+    "STEPFLOW_TAU_MAX",
+    "STEPFLOW_ALPHA",
+    "STEPFLOW_SMI_WINDOW",
+    "STEPFLOW_ALL_LAYERS",
+    "STEPFLOW_FAMILY",
+    "STEPFLOW_THINK_START",
+    "STEPFLOW_THINK_END",
+    "STEPFLOW_MODEL",
+    "STEPFLOW_SAVE_TRACE",
+    "STEPFLOW_STATS",
+    "STEPFLOW_QUIET",
+    "STEPFLOW_CHECK",
+    "STEPFLOW_PLUGGED",
+];
+
+/// Variables of the environment that look like ours and are not.
+pub fn strangers() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| name.starts_with("STEPFLOW_") && !NAMES.contains(&name.as_str())).collect()
+}
+
 impl Settings {
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let text = |name: &str| get(name).filter(|text| !text.is_empty());

@@ -73,6 +73,14 @@ int main(int argc, char **argv) {
         next[s] = greedy(context, n - 1, n_vocab);
     }
     for (int i = 0; i < n_predict; i++) {
+        if (getenv("HOST_SHIFTS") && i == n_predict / 2) {
+            // As where a context is full: the first ten tokens behind the fourth go.
+            for (int s = 0; s < n_prompts; s++) {
+                llama_memory_seq_rm(llama_get_memory(context), s, 4, 14);
+                llama_memory_seq_add(llama_get_memory(context), s, 14, -1, -10);
+                position[s] -= 10;
+            }
+        }
         batch.n_tokens = 0;
         for (int s = 0; s < n_prompts; s++) {
             out[s * n_predict + i] = next[s];

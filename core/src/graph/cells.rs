@@ -1,6 +1,7 @@
 //! Which token each cell of a KV cache holds, followed from the writes to the K cache.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::trace::Segment;
 
@@ -61,6 +62,15 @@ impl Cells {
         if let Some(positions) = self.by_position.get(&from) {
             let shared = positions[..n.min(positions.len())].to_vec();
             self.by_position.insert(to, shared);
+        }
+    }
+
+    /// Those of a sequence's tokens at these positions are gone; those behind them have moved up.
+    fn remove(&mut self, sequence: u32, removed: &Range<usize>) {
+        let own = self.cells.iter_mut().flatten().filter(|cell| cell.sequence == sequence);
+        own.filter(|cell| cell.position >= removed.end).for_each(|cell| cell.position -= removed.len());
+        if let Some(positions) = self.by_position.get_mut(&sequence) {
+            positions.drain(removed.start.min(positions.len())..removed.end.min(positions.len()));
         }
     }
 
@@ -152,6 +162,11 @@ impl Caches {
     /// Sequence `to` begins with the first `n` tokens of `from`, in the same cells.
     pub fn fork(&mut self, from: u32, to: u32, n: usize) {
         self.cells_mut().for_each(|cells| cells.fork(from, to, n));
+    }
+
+    /// Those of a sequence's tokens at these positions are gone; those behind them have moved up.
+    pub fn remove(&mut self, sequence: u32, removed: &Range<usize>) {
+        self.cells_mut().for_each(|cells| cells.remove(sequence, removed));
     }
 
     /// A sequence is over.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
@@ -74,6 +75,11 @@ impl State {
     /// Sequence `to` begins with the first `n` tokens of `from`, in the same cells.
     pub fn fork(&mut self, from: u32, to: u32, n: usize) {
         self.caches.fork(from, to, n);
+    }
+
+    /// Those of a sequence's tokens at these positions are gone; those behind them have moved up.
+    pub fn remove(&mut self, sequence: u32, removed: &Range<usize>) {
+        self.caches.remove(sequence, removed);
     }
 
     /// A sequence is over.

@@ -115,6 +115,25 @@ impl Tracker {
         self.history = history;
     }
 
+    /// Forgets the tokens at these positions, as if they had never come: those behind them move up. Takes time in proportion to
+    /// the length of the turn.
+    pub fn remove(&mut self, positions: Range<usize>) {
+        let (start, end) = (positions.start.min(self.len()), positions.end.min(self.len()));
+        let behind: Vec<(Vec<u8>, bool)> = (end..self.len())
+            .map(|position| self.history.token(position))
+            .map(|(piece, generated)| (piece.to_vec(), generated))
+            .collect();
+        let turns: Vec<usize> = self.history.turns.iter().copied().filter(|turn| *turn > start).collect();
+        self.truncate(start);
+        for (i, (piece, generated)) in behind.iter().enumerate() {
+            // A turn that began among the forgotten begins behind them.
+            if turns.iter().any(|turn| *turn == end + i || (i == 0 && *turn < end)) {
+                self.new_turn();
+            }
+            self.push(piece, *generated);
+        }
+    }
+
     fn track(&mut self, piece: &[u8], generated: bool) -> Tracked {
         let tracked = self.turn.push(self.segments.len(), piece, generated);
         self.segments.push(tracked.segment);
