@@ -49,6 +49,9 @@ type Shared = &'static Mutex<Option<Cache>>;
 /// By the address of the cache's first tensor.
 static CACHES: LazyLock<Mutex<HashMap<usize, Shared>>> = LazyLock::new(Mutex::default);
 
+/// What was done in texts and caches that are no more.
+static PAST: LazyLock<Mutex<(Stats, Tokens)>> = LazyLock::new(Mutex::default);
+
 /// Models, by the address of a weight, and the file that is mapped there.
 static MODELS: LazyLock<Mutex<HashMap<usize, Loaded>>> = LazyLock::new(Mutex::default);
 
@@ -194,30 +197,50 @@ impl Cache {
 
     /// A graph is about to run.
     fn begin(&mut self, reading: &Reading<'_>) {
-        let Self { state, chains, model, tokens, .. } = self;
+        let Self { state, chains, model, tokens, control } = self;
         let (rows, events, unknown) =
             chains.label(&reading.places, |row, cell| reading.sees(row, cell), |token| model.piece(token));
         tokens.all += rows.len() as u64;
         tokens.treated += rows.iter().filter(|row| row.segment != Segment::Question).count() as u64;
         tokens.unknown += unknown as u64;
-        events.into_iter().for_each(|event| follow(state, event));
+        events.into_iter().for_each(|event| follow(state, control, event));
         state.begin(&rows);
     }
 
     /// Positions were moved.
     fn shift(&mut self, by: &[i32]) {
         let events = self.chains.shift(|cell| by.get(cell).copied().map_or(0, i64::from));
-        events.into_iter().for_each(|event| follow(&mut self.state, event));
+        events.into_iter().for_each(|event| follow(&mut self.state, &self.control, event));
+    }
+}
+
+impl Tokens {
+    fn add(&mut self, other: Self) {
+        self.all += other.all;
+        self.treated += other.treated;
+        self.unknown += other.unknown;
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        let mut past = lock(&PAST);
+        past.0.merge(&self.control.stats());
+        past.1.add(self.tokens);
     }
 }
 
 /// What happened to a chain, in the books of the caches.
-fn follow(state: &mut State, event: Event) {
+fn follow(state: &mut State, control: &Control, event: Event) {
     match event {
         Event::Fork { from, to, n } => state.fork(from, to, n),
         Event::Question(sequence) => state.relabel(sequence, Segment::Question),
         Event::Removed { chain, positions } => state.remove(chain, &positions),
-        Event::Forget(sequence) => state.forget(sequence),
+        Event::Forget(sequence) => {
+            state.forget(sequence);
+            // Of every text that there ever was, a process has no room.
+            lock(&PAST).0.merge(&control.take_stats(sequence));
+        }
     }
 }
 
@@ -244,15 +267,13 @@ fn model(reading: &Reading<'_>, runtime: &Runtime, settings: &Settings) -> Optio
 
 /// What was done so far in all caches, and to how many tokens.
 pub fn totals() -> (Stats, Tokens) {
-    let (mut all, mut tokens) = (Stats::default(), Tokens::default());
+    let (mut all, mut tokens) = PAST.try_lock().map(|past| past.clone()).unwrap_or_default();
     // A graph may still run in another thread when the process ends.
     let Ok(caches) = CACHES.try_lock() else { return (all, tokens) };
     for cache in caches.values().filter_map(|cache| cache.try_lock().ok()) {
         if let Some(cache) = cache.as_ref() {
             all.merge(&cache.control.stats());
-            tokens.all += cache.tokens.all;
-            tokens.treated += cache.tokens.treated;
-            tokens.unknown += cache.tokens.unknown;
+            tokens.add(cache.tokens);
         }
     }
     (all, tokens)
