@@ -1,13 +1,13 @@
 //! Which text each token continues. A runtime tells no sequences: a token's parent is the visible cell with the position
 //! before its own, and a chain is what such cells add up to from position 0 on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use stepflow_core::graph::{Row, Token};
 use stepflow_core::trace::{Markers, Segment, Tracked, Tracker};
 
-/// Chains whose books are kept at most; of more, those that were continued longest ago go.
+/// From so many chains on, those that have no cell any more go, down to half of it.
 const MAX_CHAINS: usize = 512;
 
 /// A token of a graph.
@@ -44,7 +44,8 @@ pub struct Chains {
     next: u32,
     /// The chain that each cell was written for, and its position.
     cells: HashMap<usize, (u32, usize)>,
-    clock: u64,
+    /// With more chains than this, some are looked for that can go.
+    most: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -62,12 +63,11 @@ struct Chain {
     generated: bool,
     /// Whether its prompt leaves thinking open.
     open: bool,
-    used: u64,
 }
 
 impl Chains {
     pub fn new(markers: Markers) -> Self {
-        Self { markers, chains: BTreeMap::new(), next: 0, cells: HashMap::new(), clock: 0 }
+        Self { markers, chains: BTreeMap::new(), next: 0, cells: HashMap::new(), most: MAX_CHAINS }
     }
 
     /// Labels the tokens of a graph. `visible(row, cell)` says whether a row sees a cell of its stream, counted over all
@@ -79,7 +79,6 @@ impl Chains {
         visible: impl Fn(usize, usize) -> bool,
         piece: impl Fn(i32) -> Vec<u8>,
     ) -> (Vec<Row>, Vec<Event>, usize) {
-        self.clock += 1;
         let mut events = Vec::new();
         let (mut of_row, mut is_tip) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
         for (i, place) in places.iter().enumerate() {
@@ -193,7 +192,6 @@ impl Chains {
         visible: &impl Fn(usize, usize) -> bool,
         events: &mut Vec<Event>,
     ) -> (u32, bool) {
-        let used = self.clock;
         let parent = place.position.checked_sub(1).map(|before| self.parent(row, place, before, places, visible));
         match parent {
             // A text begins.
@@ -203,7 +201,7 @@ impl Chains {
             Some(Some((cell, id))) => {
                 let Some(chain) = self.chains.get_mut(&id) else { return (self.begin(None, Vec::new(), place), false) };
                 if chain.tip == cell && chain.len == place.position {
-                    (chain.tip, chain.len, chain.used) = (place.cell, place.position + 1, used);
+                    (chain.tip, chain.len) = (place.cell, place.position + 1);
                     return (id, true);
                 }
                 let mut tracker = chain.tracker.clone();
@@ -222,16 +220,7 @@ impl Chains {
         let id = self.next;
         self.next += 1;
         let (len, tip) = (place.position + 1, place.cell);
-        let chain = Chain {
-            tracker,
-            tokens,
-            is_fork: place.position > 0,
-            len,
-            tip,
-            generated: false,
-            open: false,
-            used: self.clock,
-        };
+        let chain = Chain { tracker, tokens, is_fork: place.position > 0, len, tip, generated: false, open: false };
         self.chains.insert(id, chain);
         id
     }
@@ -270,14 +259,20 @@ impl Chains {
         fits.find(|(cell, _)| visible(row, *cell))
     }
 
+    /// Lets go of texts that have no cell any more, the oldest first: no token can continue them.
     fn prune(&mut self, events: &mut Vec<Event>) {
-        while self.chains.len() > MAX_CHAINS {
-            let oldest = self.chains.iter().min_by_key(|(_, chain)| chain.used).map(|(id, _)| *id);
-            let Some(id) = oldest.filter(|id| self.chains[id].used < self.clock) else { return };
+        if self.chains.len() <= self.most {
+            return;
+        }
+        let held: HashSet<u32> = self.cells.values().map(|(id, _)| *id).collect();
+        let over: Vec<u32> = self.chains.keys().copied().filter(|id| !held.contains(id)).collect();
+        let n = self.chains.len().saturating_sub(MAX_CHAINS / 2);
+        for id in over.into_iter().take(n) {
             self.chains.remove(&id);
-            self.cells.retain(|_, (chain, _)| *chain != id);
             events.push(Event::Forget(id));
         }
+        // Looking for them takes a while where there are many cells.
+        self.most = MAX_CHAINS.max(2 * self.chains.len());
     }
 }
 
@@ -373,6 +368,19 @@ mod tests {
         assert_eq!((labels.as_str(), rows[0].sequence), ("q", 1));
         assert_eq!(texts.generate("xy", 2, 6, &[0, 5]), "tt");
         assert_eq!(texts.generate("d", 5, 8, &[0, 1, 2, 3, 4]), "t", "the first goes on");
+    }
+
+    #[test]
+    fn what_many_texts_begin_with_is_kept() {
+        let mut texts = Texts::new(Family::Implicit);
+        texts.run("system", 0, 0, &[]);
+        let context: Vec<_> = (0..6).collect();
+        // Each takes the cells of the one before.
+        for _ in 0..3 * MAX_CHAINS {
+            texts.run("Q", 6, 6, &context);
+            assert_eq!(texts.generate("a", 7, 7, &[&context[..], &[6]].concat()), "t");
+        }
+        assert!(texts.chains.chains.len() <= MAX_CHAINS + 1, "{}", texts.chains.chains.len());
     }
 
     #[test]
