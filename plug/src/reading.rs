@@ -21,6 +21,14 @@ pub enum Read<'g> {
     },
 }
 
+/// A graph that cannot be read: what it does to a cache is unknown.
+pub struct Unread {
+    /// The address of the cache's first tensor.
+    pub cache: usize,
+    /// Why.
+    pub why: String,
+}
+
 /// A graph that decodes tokens into a cache.
 pub struct Reading<'g> {
     /// Its tokens, in order.
@@ -49,7 +57,7 @@ impl<'g> Reading<'g> {
         ggml: &'static Ggml,
         functions: &SchedFunctions,
         graph: Graph,
-    ) -> Result<Option<Read<'g>>, String> {
+    ) -> Result<Option<Read<'g>>, Unread> {
         // SAFETY: by this function's contract.
         let n_nodes = unsafe { (functions.n_nodes)(graph) };
         // SAFETY: as above; there is such a node.
@@ -68,11 +76,32 @@ impl<'g> Reading<'g> {
             let Some(rope) = of(known.rope).filter(|node| moved(node).is_some()).min_by_key(moved) else {
                 return Ok(None);
             };
-            let by = integers(input(rope, 1).ok_or("its shifts are not told")?)?;
             let cache = rope.source(0).map_or(0, |keys| keys.owner().address());
-            return Ok(Some(Read::Shift { cache, by }));
+            let by = input(rope, 1).ok_or_else(|| "its shifts are not told".to_owned()).and_then(integers);
+            return by.map(|by| Some(Read::Shift { cache, by })).map_err(|why| Unread { cache, why });
         };
-        let cells = input(write, 1).ok_or("its cells are not told")?.i64s().map_err(|error| error.to_string())?;
+        // SAFETY: by this function's contract.
+        let reading = unsafe { Self::of_tokens(ggml, functions, graph, &nodes, layer, *write) };
+        reading.map(|reading| Some(Read::Tokens(reading))).map_err(|why| Unread { cache: write.owner().address(), why })
+    }
+
+    /// A graph that writes to the cache of `layer` with `write`.
+    ///
+    /// # Safety
+    /// As [`Reading::read`].
+    unsafe fn of_tokens(
+        ggml: &'static Ggml,
+        functions: &SchedFunctions,
+        graph: Graph,
+        nodes: &[Tensor<'g>],
+        layer: usize,
+        write: Tensor<'g>,
+    ) -> Result<Self, String> {
+        let known = &ggml.operations;
+        let of = |operation: u32| nodes.iter().filter(move |node| node.operation() == operation);
+        // SAFETY: by this function's contract.
+        let input = |node: &Tensor<'g>, index: usize| unsafe { input_of(ggml, functions, graph, node.source(index)?) };
+        let cells = input(&write, 1).ok_or("its cells are not told")?.i64s().map_err(|error| error.to_string())?;
         let [_, size, ..] = write.owner().shape();
         let rope = of(known.rope).next().ok_or("its positions are not told")?;
         let positions = integers(input(rope, 1).ok_or("its positions are not told")?)?;
@@ -97,7 +126,7 @@ impl<'g> Reading<'g> {
         let [n_kv, n_rows, _, n_streams] = mask.shape();
         // Masks were padded to whole tiles of rows once.
         let n_rows = if n_streams == 1 { cells.len() } else { n_rows.min(cells.len() / n_streams) };
-        let (tokens, weight) = tokens_of(functions, graph, ggml, &nodes)?;
+        let (tokens, weight) = tokens_of(functions, graph, ggml, nodes)?;
         let place = |(i, cell): (usize, i64)| {
             let cell = usize::try_from(cell).map_err(|_| "a cell below 0".to_owned())?;
             let position = usize::try_from(positions[i]).map_err(|_| "a position below 0".to_owned())?;
@@ -106,7 +135,7 @@ impl<'g> Reading<'g> {
         };
         let places = cells.into_iter().enumerate().map(place).collect::<Result<_, String>>()?;
         let mask = Mask::of_host(mask).map_err(|error| error.to_string())?;
-        Ok(Some(Read::Tokens(Self { places, weight, cache: write.owner().address(), mask, n_rows, n_kv })))
+        Ok(Self { places, weight, cache: write.owner().address(), mask, n_rows, n_kv })
     }
 
     /// Whether a row sees a cell, which is counted over all streams.

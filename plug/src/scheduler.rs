@@ -15,7 +15,7 @@ use stepflow_core::trace::{Segment, TraceFile, TraceToken};
 
 use super::chains::{Chains, Event};
 use super::model::Model;
-use super::reading::{Read, Reading};
+use super::reading::{Read, Reading, Unread};
 use super::report;
 use super::runtime::{Callback, Graph, Runtime, Sched};
 use super::settings::{SETTINGS, Settings};
@@ -129,10 +129,11 @@ pub unsafe fn enter(runtime: &'static Runtime, ggml: &'static Ggml, sched: Sched
                 return None;
             }
         },
-        Err(why) => {
+        Err(Unread { cache, why }) => {
             report::left_alone(&runtime.name(), &why);
-            // What it writes is not followed.
-            lock(&CACHES).values().for_each(|cache| *lock(cache) = None);
+            // What it writes is not followed; other caches are as they were.
+            let known = lock(&CACHES).get(&cache).copied();
+            known.into_iter().for_each(|cache| *lock(cache) = None);
             return None;
         }
     };
