@@ -2,6 +2,7 @@
 //! reasoning steps while the model thinks (StepFlow, arXiv 2604.06695).
 #![warn(missing_docs)]
 
+pub mod backward;
 pub mod builtin;
 pub mod engine;
 pub mod eval;

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{median, spearman};
+use stepflow::backward::Pass;
 use stepflow::llama::{
-    Attention, Backward, Batch, CacheType, Context, ContextParams, FlashAttention, Hook, HookError, Model, ModelParams,
-    Point, Row, Token,
+    Attention, Batch, CacheType, Context, ContextParams, FlashAttention, Hook, HookError, Model, ModelParams, Point,
+    Row, Token,
 };
 use stepflow::saliency::{Estimator, Metric, Pool, Probe, Saliency, gradient};
 use tiny::{Arch, WeightType};
@@ -48,9 +49,8 @@ impl Sequence {
     }
 
     fn gradient(&self, path: &Path) -> Saliency {
-        let (tokens, counted) = (&self.tokens, &self.counted);
-        let pass = Backward { model: path, tokens, counted, n_threads: 1, interrupt: Arc::default() };
-        gradient(&pass, &self.pool, |_| true, |_| {}).unwrap()
+        let pass = Pass { n_threads: 1, ..Pass::new(path, &self.tokens, &self.counted) };
+        gradient(&pass, &self.pool, false, |_| true, |_, _| {}).unwrap()
     }
 }
 

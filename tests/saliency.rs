@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use common::{median, spearman};
 use serde::Deserialize;
-use stepflow::llama::{Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
+use stepflow::backward::Pass;
+use stepflow::llama::{CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
 use stepflow::saliency::{Metric, Pool, Saliency, StepMap, attention, gradient};
 
 #[derive(Deserialize)]
@@ -33,9 +34,8 @@ impl File {
     fn gradient(&self, model: &Path) -> Saliency {
         let tokens = self.tokens();
         let counted = vec![true; tokens.len()];
-        let interrupt = Arc::default();
-        let pass = Backward { model, tokens: &tokens, counted: &counted, n_threads: 2, interrupt };
-        gradient(&pass, &self.pool(), |_| true, |_| {}).unwrap()
+        let pass = Pass { n_threads: 2, ..Pass::new(model, &tokens, &counted) };
+        gradient(&pass, &self.pool(), false, |_| true, |_, _| {}).unwrap()
     }
 
     fn mean_nll(&self) -> f64 {

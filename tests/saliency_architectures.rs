@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use maps::table;
 use program::{Outcome, run, stepflow};
-use stepflow::llama::{Backward, Batch, Context, ContextParams, FlashAttention, Model, ModelParams, Row, Token};
+use stepflow::backward::Pass;
+use stepflow::llama::{Batch, Context, ContextParams, FlashAttention, Model, ModelParams, Row, Token};
 use stepflow::saliency::{Estimator, Pool, Probe, attention, gradient};
 use tiny::{Arch, WeightType};
 
@@ -28,21 +29,11 @@ fn every_architecture_is_measured_or_told_why_not() {
     let (reply, out) = (folder.path().join("reply.txt"), folder.path().join("maps"));
     let text = "<think>\nI take 2 and 3 and look at them. They make 5 together, I think.\n</think>\n\nIt is 5.";
     std::fs::write(&reply, text).unwrap();
-    for arch in Arch::ALL {
+    for arch in Arch::ALL.into_iter().chain(Arch::MORE) {
         let model = tiny::tiny(arch, WeightType::Q8_0);
-        let differentiable = matches!(arch, Arch::Llama | Arch::Qwen2 | Arch::Qwen3);
-        let reason = format!("llama.cpp has a backward pass for llama, qwen2, qwen3, but not for {}", arch.name());
-
-        let outcome = measure(&model, &reply, &out, &["--method", "gradient"]);
-        match differentiable {
-            true => assert_eq!(outcome.code(), Some(0), "{arch:?}: {outcome:?}"),
-            false => outcome.assert_fails(1, &reason),
-        }
         let outcome = measure(&model, &reply, &out, &[]);
         assert_eq!(outcome.code(), Some(0), "{arch:?}: {outcome:?}");
-        assert_eq!(outcome.stderr.contains(&reason), !differentiable, "{arch:?}: {outcome:?}");
-        let expected = if differentiable { "gradient" } else { "attention" };
-        assert!(table(&out.join("cells.csv")).iter().all(|row| row["method"] == expected), "{arch:?}");
+        assert!(table(&out.join("cells.csv")).iter().all(|row| row["method"] == "gradient"), "{arch:?}");
 
         let outcome = measure(&model, &reply, &out, &["--method", "probe", "--layers", "1,7"]);
         assert_eq!(outcome.code(), Some(0), "{arch:?}: {outcome:?}");
@@ -89,9 +80,8 @@ fn what_ran_before_runs_the_same_after() {
         let mut done = 0;
         probe.run(&mut |forwards| done = forwards).unwrap();
         assert_eq!(done, probe.n_forwards(), "{arch:?}");
-        let pass =
-            Backward { model: &path, tokens: tokens_of, counted: &counted, n_threads: 1, interrupt: Arc::default() };
-        gradient(&pass, &pool, |_| true, |_| {}).unwrap();
+        let pass = Pass { n_threads: 1, ..Pass::new(&path, tokens_of, &counted) };
+        gradient(&pass, &pool, false, |_| true, |_, _| {}).unwrap();
 
         assert!(logits() == before, "{arch:?}: other logits than before");
     }

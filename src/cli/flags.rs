@@ -151,10 +151,26 @@ pub enum OnOff {
     Off,
 }
 
-/// The repairs.
+/// The repairs, and what they have to know of the model.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "StepFlow")]
 pub struct StepFlowArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub repairs: RepairArgs,
+    /// Compute the tokens that are repaired by StepFlow's own attention in all layers, which is faster on a CPU; `off` keeps it to
+    /// the layers of OEB [on].
+    #[arg(long, value_name = "on|off")]
+    pub all_layers: Option<OnOff>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub family: FamilyArgs,
+}
+
+/// The repairs.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "StepFlow")]
+pub struct RepairArgs {
     /// Repair the flow between reasoning steps: OEB and SMI together.
     #[arg(long)]
     pub stepflow: bool,
@@ -182,13 +198,15 @@ pub struct StepFlowArgs {
     /// Tokens of the previous step that SMI averages, or `step` for all of it [4].
     #[arg(long, value_name = "N|step")]
     pub smi_window: Option<Window>,
-    /// Compute the tokens that are repaired by StepFlow's own attention in all layers, which is faster on a CPU; `off` keeps it to
-    /// the layers of OEB [on].
-    #[arg(long, value_name = "on|off")]
-    pub all_layers: Option<OnOff>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub family: FamilyArgs,
+}
+
+impl RepairArgs {
+    /// Whether any flag is given.
+    pub fn any_given(&self) -> bool {
+        let Self { stepflow, oeb, smi, config, oeb_layers, smi_layers, tau_max, alpha, smi_window } = self;
+        let settings = oeb_layers.is_some() || smi_layers.is_some() || tau_max.is_some() || alpha.is_some();
+        *stepflow || *oeb || *smi || config.is_some() || settings || smi_window.is_some()
+    }
 }
 
 /// How the model marks its thinking.

@@ -84,8 +84,8 @@ fn preloaded(plug: &Path) -> anyhow::Result<OsString> {
 fn variables(args: &PlugArgs) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let PlugArgs { stepflow, model, stats, save_trace, quiet, check, .. } = args;
     let mut variables = Vec::new();
-    if is_set(stepflow) {
-        let StepFlowConfig { oeb, smi } = setup::repairs_or_all(stepflow)?;
+    if stepflow.repairs.any_given() {
+        let StepFlowConfig { oeb, smi } = setup::repairs_or_all(&stepflow.repairs)?;
         let on = |is: bool| if is { "on".to_owned() } else { "off".to_owned() };
         variables.extend([("STEPFLOW_OEB", on(oeb.is_some())), ("STEPFLOW_SMI", on(smi.is_some()))]);
         if let Some(oeb) = oeb {
@@ -119,13 +119,6 @@ fn variables(args: &PlugArgs) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     variables.extend(save_trace.as_ref().map(path).transpose()?.map(|path| ("STEPFLOW_SAVE_TRACE", path)));
     variables.extend(stats.as_ref().map(path).transpose()?.map(|path| ("STEPFLOW_STATS", path)));
     Ok(variables)
-}
-
-/// Whether any flag says something of the repairs.
-fn is_set(args: &StepFlowArgs) -> bool {
-    let StepFlowArgs { stepflow, oeb, smi, config, oeb_layers, smi_layers, tau_max, alpha, smi_window, .. } = args;
-    let settings = oeb_layers.is_some() || smi_layers.is_some() || tau_max.is_some() || alpha.is_some();
-    *stepflow || *oeb || *smi || config.is_some() || settings || smi_window.is_some()
 }
 
 /// Becomes the program, which so has this process's number and gets its signals.

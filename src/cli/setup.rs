@@ -15,7 +15,7 @@ use stepflow::stepflow::StepFlowConfig;
 
 use super::exit::Usage;
 use super::flags::{
-    ContextArgs, FamilyArgs, ModelArgs, OnOff, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs,
+    ContextArgs, FamilyArgs, ModelArgs, OnOff, RepairArgs, SamplingArgs, SizeArgs, StepFlowArgs, Switch, TemplateArgs,
 };
 use super::{config_file, download, exit, fit, input};
 
@@ -170,7 +170,7 @@ pub fn flash_attention(switch: Switch) -> FlashAttention {
 }
 
 /// The repairs that the flags turn on, or the file of `--config`; all numbers checked.
-pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+pub fn stepflow_config(args: &RepairArgs) -> anyhow::Result<StepFlowConfig> {
     let file = config_of_file(args)?;
     let config = settings(args, &file)?;
     let named = args.stepflow || args.oeb || args.smi;
@@ -181,7 +181,7 @@ pub fn stepflow_config(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
 }
 
 /// The repairs that the flags turn on; both where they turn on none.
-pub fn repairs_or_all(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+pub fn repairs_or_all(args: &RepairArgs) -> anyhow::Result<StepFlowConfig> {
     let config = stepflow_config(args)?;
     if config.is_on() { Ok(config) } else { all_repairs(args) }
 }
@@ -193,12 +193,13 @@ pub fn warn_of_idle_settings(args: &StepFlowArgs, config: &StepFlowConfig, flash
         false => "StepFlow is off; --stepflow turns it on".to_owned(),
     };
     let (oeb, smi) = (config.oeb.is_some(), config.smi.is_some());
+    let repairs = &args.repairs;
     let flags = [
-        ("--oeb-layers", args.oeb_layers.is_some() && !oeb, off("OEB", smi)),
-        ("--tau-max", args.tau_max.is_some() && !oeb, off("OEB", smi)),
-        ("--smi-layers", args.smi_layers.is_some() && !smi, off("SMI", oeb)),
-        ("--alpha", args.alpha.is_some() && !smi, off("SMI", oeb)),
-        ("--smi-window", args.smi_window.is_some() && !smi, off("SMI", oeb)),
+        ("--oeb-layers", repairs.oeb_layers.is_some() && !oeb, off("OEB", smi)),
+        ("--tau-max", repairs.tau_max.is_some() && !oeb, off("OEB", smi)),
+        ("--smi-layers", repairs.smi_layers.is_some() && !smi, off("SMI", oeb)),
+        ("--alpha", repairs.alpha.is_some() && !smi, off("SMI", oeb)),
+        ("--smi-window", repairs.smi_window.is_some() && !smi, off("SMI", oeb)),
         ("--all-layers", args.all_layers.is_some() && !oeb, off("OEB", smi)),
         ("--all-layers", args.all_layers.is_some() && oeb && flash == Switch::Off, "flash attention is off".to_owned()),
         ("--stats", stats && !config.is_on(), off("", false)),
@@ -223,15 +224,15 @@ pub fn warn_of_context(args: &ContextArgs, n_ctx: usize, model: &Model) {
 }
 
 /// Both repairs at the settings of the flags, else of the file, else the paper's, whether they are turned on or not.
-pub fn all_repairs(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+pub fn all_repairs(args: &RepairArgs) -> anyhow::Result<StepFlowConfig> {
     settings(args, &config_of_file(args)?)
 }
 
-fn config_of_file(args: &StepFlowArgs) -> anyhow::Result<StepFlowConfig> {
+fn config_of_file(args: &RepairArgs) -> anyhow::Result<StepFlowConfig> {
     Ok(args.config.as_deref().map(config_file::read).transpose()?.unwrap_or_default())
 }
 
-fn settings(args: &StepFlowArgs, file: &StepFlowConfig) -> anyhow::Result<StepFlowConfig> {
+fn settings(args: &RepairArgs, file: &StepFlowConfig) -> anyhow::Result<StepFlowConfig> {
     let (mut oeb, mut smi) = (file.oeb.clone().unwrap_or_default(), file.smi.clone().unwrap_or_default());
     oeb.layers = args.oeb_layers.clone().unwrap_or(oeb.layers);
     oeb.tau_max = args.tau_max.unwrap_or(oeb.tau_max);
@@ -250,7 +251,7 @@ pub fn session_params(
     lora: Option<&Path>,
     interrupt: &Interrupt,
 ) -> anyhow::Result<SessionParams> {
-    let config = stepflow_config(stepflow)?;
+    let config = stepflow_config(&stepflow.repairs)?;
     check_caches(context.size.cache_type_v, context.size.flash_attn)?;
     Ok(SessionParams {
         context: ContextParams { all_layers: all_layers(stepflow), ..context_params(context, interrupt) },

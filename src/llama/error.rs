@@ -51,6 +51,12 @@ pub enum LlamaError {
         /// Tokens of the batch.
         n_tokens: usize,
     },
+    /// A model's layers cannot be run again, one at a time.
+    #[error("this model's layers cannot be differentiated: {reason}")]
+    Replay {
+        /// What is not known of it.
+        reason: String,
+    },
     /// Decoding was interrupted on request.
     #[error("interrupted")]
     Interrupted,

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use ggml_sys::{Functions, Ggml};
 use llama_cpp_sys_2 as sys;
 
-use crate::graph::{self, Tensor};
+use crate::graph;
 
 /// Where a function is: `$name` of those that are named.
 macro_rules! find {
@@ -38,13 +38,6 @@ pub(super) fn ggml() -> &'static Ggml {
         let functions = Functions::find(find).expect("all functions are linked in");
         Ggml::new(functions).expect("the layout of the pinned version's tensors")
     })
-}
-
-/// # Safety
-/// As [`Tensor::new`].
-pub(super) unsafe fn tensor<'g>(raw: *mut sys::ggml_tensor) -> Option<Tensor<'g>> {
-    // SAFETY: by this function's contract.
-    unsafe { Tensor::new(ggml(), raw.cast()) }
 }
 
 /// `ggml_backend_sched_eval_callback`.

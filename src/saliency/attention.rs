@@ -36,7 +36,11 @@ pub fn attention(
     }
     let layers = layers.into_iter().map(|(layer, mut map)| {
         pool.mean(&mut map, n_head);
-        LayerMaps { layer, maps: vec![MetricMap { metric: Metric::Attention, values: map, estimates: None }] }
+        LayerMaps {
+            layer,
+            maps: vec![MetricMap { metric: Metric::Attention, values: map, estimates: None }],
+            heads: Vec::new(),
+        }
     });
     Ok(Saliency { loss: None, layers: layers.collect() })
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::{LayerMaps, MetricMap, Pool};
+use super::{HeadMaps, LayerMaps, MetricMap, Pool};
 use crate::trace::{Segment, Step};
 
 /// A row of `cells.csv`. Empty fields belong to methods that estimate.
@@ -43,6 +43,27 @@ pub struct Cell<'a> {
     pub curvature: Option<f64>,
 }
 
+/// A row of `heads.csv`: a cell of one head.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HeadCell<'a> {
+    /// The run.
+    pub run_id: &'a str,
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The head, from 0.
+    pub head: usize,
+    /// The step that looks, from 0.
+    pub query_step: usize,
+    /// The step that is looked at.
+    pub key_step: usize,
+    /// Pairs of tokens between them.
+    pub n_pairs: usize,
+    /// As [`HeadMaps::saliency`].
+    pub saliency: f64,
+    /// As [`HeadMaps::signed`].
+    pub signed: f64,
+}
+
 /// TRUE or FALSE: what R reads as logical, pandas and polars as Boolean.
 fn in_capitals<S: serde::Serializer>(value: &Option<bool>, serializer: S) -> Result<S::Ok, S::Error> {
     value.map(|value| if value { "TRUE" } else { "FALSE" }).serialize(serializer)
@@ -68,6 +89,39 @@ impl<'a> Run<'a> {
             let pairs = (0..map.values.n_steps()).flat_map(|query| (0..=query).map(move |key| (query, key)));
             pairs.map(move |(query, key)| self.cell(layer.layer, map, query, key))
         })
+    }
+
+    /// The rows of a layer's heads.
+    pub fn heads(self, layer: &'a LayerMaps) -> impl Iterator<Item = HeadCell<'a>> {
+        layer.heads.iter().enumerate().flat_map(move |(head, maps)| {
+            let pairs = (0..maps.saliency.n_steps()).flat_map(|query| (0..=query).map(move |key| (query, key)));
+            pairs.map(move |pair| self.head_cell(layer.layer, head, maps, pair))
+        })
+    }
+
+    fn head_cell(self, layer: usize, head: usize, maps: &HeadMaps, (query, key): (usize, usize)) -> HeadCell<'a> {
+        HeadCell {
+            run_id: self.id,
+            layer,
+            head,
+            query_step: query,
+            key_step: key,
+            n_pairs: self.pool.n_pairs(query, key),
+            saliency: maps.saliency.get(query, key),
+            signed: maps.signed.get(query, key),
+        }
+    }
+
+    /// Writes all rows of heads as CSV.
+    ///
+    /// # Errors
+    /// When `out` fails.
+    pub fn write_heads(self, layers: &'a [LayerMaps], out: impl io::Write) -> io::Result<()> {
+        let mut csv = csv::Writer::from_writer(out);
+        for cell in layers.iter().flat_map(|layer| self.heads(layer)) {
+            csv.serialize(cell)?;
+        }
+        csv.flush()
     }
 
     /// Writes all rows as CSV.

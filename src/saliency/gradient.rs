@@ -1,81 +1,95 @@
 //! Exact Step-Saliency, by a backward pass.
 
-use crate::llama::{Backward, CONTEXT_STEP, LlamaError, Model};
+use std::collections::BTreeMap;
 
-use super::{LayerMaps, Metric, MetricMap, Pool, Saliency, StepMap};
+use crate::backward::{self, LayerResult, Pass, Products, Watch, sums};
+use crate::llama::{LlamaError, Model};
 
-/// Step-Saliency and its signed sums, for the layers that `wanted` takes. Every layer's token-level map is pooled as soon
-/// as it is there and never kept.
+use super::{HeadMaps, LayerMaps, Metric, MetricMap, Pool, Saliency};
+
+/// Step-Saliency and its signed sums, for the layers that `wanted` takes, and with `heads` of each of their heads. What is known
+/// of pairs of tokens is pooled as soon as it is there and never kept. `progress` is told how many layers were gone through,
+/// forward and backward, and of how many.
 ///
 /// # Errors
-/// As [`Backward::run`].
+/// As [`Pass::run`].
 pub fn gradient(
-    pass: &Backward<'_>,
+    pass: &Pass<'_>,
     pool: &Pool,
-    wanted: impl Fn(usize) -> bool,
-    mut progress: impl FnMut(usize),
+    heads: bool,
+    wanted: impl Fn(usize) -> bool + Sync,
+    mut progress: impl FnMut(usize, usize) + Send,
 ) -> Result<Saliency, LlamaError> {
     let mut layers = Vec::new();
-    let loss = pass.run(&mut |attention| {
-        progress(attention.layer);
-        if !wanted(attention.layer) {
-            return Ok(());
+    let watch = |layer| Pooled { pool, wanted: wanted(layer), heads: BTreeMap::new() };
+    let mut visit = |result: LayerResult<Pooled<'_>>| {
+        if wanted(result.layer) {
+            layers.push(maps(pool, result, heads));
         }
-        let (mut saliency, mut signed) = (StepMap::new(pool.n_steps()), StepMap::new(pool.n_steps()));
-        for head in 0..attention.n_head {
-            for query in 0..pool.n_tokens() {
-                let (probs, gradient) = attention.row(head, query);
-                let product = || probs.iter().zip(gradient).map(|(a, d)| f64::from(*a) * f64::from(*d));
-                pool.add(&mut saliency, query, product().map(f64::abs));
-                pool.add(&mut signed, query, product());
-            }
-        }
-        pool.mean(&mut saliency, attention.n_head);
-        pool.mean(&mut signed, 1);
-        let exact = |metric, values| MetricMap { metric, values, estimates: None };
-        let maps = vec![exact(Metric::Saliency, saliency), exact(Metric::Signed, signed)];
-        layers.push(LayerMaps { layer: attention.layer, maps });
-        Ok(())
-    })?;
+    };
+    let outcome = pass.run(&watch, &mut visit, &mut progress)?;
     layers.sort_by_key(|layer| layer.layer);
-    Ok(Saliency { loss: Some(loss), layers })
+    Ok(Saliency { loss: Some(outcome.loss), layers })
 }
 
-/// About how many bytes a backward pass over `n_tokens` takes at most, beside what the model's file takes where it is
-/// mapped: the weights once more, the logits and what becomes of them, every layer's attention, and its other activations.
-pub fn gradient_memory(model: &Model, n_tokens: usize) -> u64 {
-    let gguf = model.metadata();
-    let size = |name: &str| gguf.arch_u64(name).unwrap_or(0);
-    let (n, layers) = (n_tokens.next_multiple_of(CONTEXT_STEP) as u64, model.n_layer() as u64);
-    let logits = LOGITS_KEPT * n * model.n_vocab() as u64;
-    // Two layers' worth beside those kept are in work at a time.
-    let attention = (layers + 2) * size("attention.head_count") * n * n;
-    let activations =
-        layers * n * (ACTIVATIONS_KEPT * size("embedding_length") + FFN_KEPT * size("feed_forward_length"));
-    model.size() + PRODUCTS + 4 * (logits + attention + activations)
+/// A layer's maps of what was seen.
+fn maps(pool: &Pool, result: LayerResult<Pooled<'_>>, with_heads: bool) -> LayerMaps {
+    let n_steps = pool.n_steps();
+    let heads: Vec<HeadMaps> = result.watcher.heads.into_values().collect();
+    let mut all = HeadMaps::new(n_steps);
+    heads.iter().for_each(|head| all.add(head));
+    let HeadMaps { mut saliency, mut signed } = all;
+    pool.mean(&mut saliency, result.n_head);
+    pool.mean(&mut signed, 1);
+    let exact = |metric, values| MetricMap { metric, values, estimates: None };
+    let maps = vec![exact(Metric::Saliency, saliency), exact(Metric::Signed, signed)];
+    let mean = |mut maps: HeadMaps| {
+        pool.mean(&mut maps.saliency, 1);
+        pool.mean(&mut maps.signed, 1);
+        maps
+    };
+    let heads = if with_heads { heads.into_iter().map(mean).collect() } else { Vec::new() };
+    LayerMaps { layer: result.layer, maps, heads }
 }
 
-// Fitted to peaks of 733, 1,293 and 2,874 MiB for 256, 512 and 1,024 tokens of SmolLM2-135M, and a little above.
-/// Weights and results of a product at work, and what does not depend on the tokens.
-const PRODUCTS: u64 = 64 << 20;
-/// Tensors of the logits' size that live at once: logits, labels and gradient.
-const LOGITS_KEPT: u64 = 3;
-/// Tensors of the embedding's and of the feed-forward network's width that a layer keeps for its backward pass.
-const ACTIVATIONS_KEPT: u64 = 7;
-const FFN_KEPT: u64 = 3;
+/// Sums over pairs of tokens, of some of a layer's rows, for each head.
+struct Pooled<'p> {
+    pool: &'p Pool,
+    wanted: bool,
+    heads: BTreeMap<usize, HeadMaps>,
+}
 
-/// Architectures whose every operation llama.cpp can differentiate.
-const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
-
-/// Why llama.cpp has no backward pass for a model, if it has none.
-pub fn no_gradient(model: &Model) -> Option<String> {
-    let architecture = model.metadata().architecture().unwrap_or("?");
-    if !ARCHITECTURES.contains(&architecture) {
-        let known = ARCHITECTURES.join(", ");
-        return Some(format!("llama.cpp has a backward pass for {known}, but not for {architecture}"));
+impl Watch for Pooled<'_> {
+    fn see(&mut self, seen: &Products<'_>) {
+        if !self.wanted {
+            return;
+        }
+        let query = self.pool.step_of(seen.query);
+        let maps = self.heads.entry(seen.head).or_insert_with(|| HeadMaps::new(self.pool.n_steps()));
+        let (saliency, signed) = (maps.saliency.row_mut(query), maps.signed.row_mut(query));
+        let mut products = seen.products;
+        let mut key = seen.keys.start;
+        while !products.is_empty() {
+            let step = self.pool.step_of(key);
+            let n = (self.pool.tokens(step).end - key).min(products.len());
+            let (of_step, rest) = products.split_at(n);
+            let (sum, absolute) = sums(of_step);
+            signed[step] += f64::from(sum);
+            saliency[step] += f64::from(absolute);
+            (products, key) = (rest, key + n);
+        }
     }
-    let experts = model.metadata().arch_u64("expert_count").unwrap_or(0);
-    (experts > 0).then(|| "llama.cpp has no backward pass for experts".to_owned())
+
+    fn merge(&mut self, other: Self) {
+        for (head, seen) in other.heads {
+            self.heads.entry(head).or_insert_with(|| HeadMaps::new(self.pool.n_steps())).add(&seen);
+        }
+    }
+}
+
+/// Why a model's layers cannot be differentiated, if they cannot: a few tokens are run through it.
+pub fn no_gradient(model: &Model, n_threads: i32) -> Option<String> {
+    backward::try_out(model.path(), n_threads).err().map(|error| error.to_string())
 }
 
 /// Memory that is free, in bytes, where the system says so.

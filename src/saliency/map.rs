@@ -48,6 +48,13 @@ impl<T: Copy + Default> StepMap<T> {
     }
 }
 
+impl StepMap {
+    /// Adds another's cells.
+    pub fn add(&mut self, other: &Self) {
+        self.cells.iter_mut().zip(&other.cells).for_each(|(to, from)| *to += from);
+    }
+}
+
 /// Which tokens each step holds.
 #[derive(Debug, Clone)]
 pub struct Pool {

@@ -16,9 +16,9 @@ mod scale;
 mod verdict;
 
 pub use attention::attention;
-pub use cells::{Cell, Run};
+pub use cells::{Cell, HeadCell, Run};
 pub use compare::{RankTest, holm};
-pub use gradient::{free_memory, gradient, gradient_memory, no_gradient};
+pub use gradient::{free_memory, gradient, no_gradient};
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 pub use probe::{Estimator, Probe};
@@ -69,6 +69,17 @@ pub struct LayerMaps {
     pub layer: usize,
     /// What was measured.
     pub maps: Vec<MetricMap>,
+    /// The same of each head, where that was asked for.
+    pub heads: Vec<HeadMaps>,
+}
+
+/// The maps of one head: its part of the layer's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadMaps {
+    /// Mean of |A dL/dA| over pairs of tokens, in nats; the layer's is the mean over its heads.
+    pub saliency: StepMap,
+    /// Mean of A dL/dA over pairs of tokens, in nats; the layer's is the sum over its heads.
+    pub signed: StepMap,
 }
 
 /// A metric's values for one layer.
@@ -103,6 +114,19 @@ impl Estimate {
     /// nine values has some twelve degrees of freedom, by which one such cell in 3,000 passes at five (Student's t).
     pub fn below_noise(&self, value: f64) -> bool {
         value.abs() <= 5.0 * self.se + self.curvature
+    }
+}
+
+impl HeadMaps {
+    /// All cells 0.
+    fn new(n_steps: usize) -> Self {
+        Self { saliency: StepMap::new(n_steps), signed: StepMap::new(n_steps) }
+    }
+
+    /// Adds another's cells.
+    fn add(&mut self, other: &Self) {
+        self.saliency.add(&other.saliency);
+        self.signed.add(&other.signed);
     }
 }
 

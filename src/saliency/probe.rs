@@ -101,8 +101,11 @@ impl Probe<'_> {
             Ok(()) | Err(LlamaError::Interrupted) => {}
             Err(error) => return Err(error),
         }
-        let layers =
-            self.layers.iter().zip(&cells).map(|(&layer, cells)| LayerMaps { layer, maps: self.maps(layer, cells) });
+        let layers = self.layers.iter().zip(&cells).map(|(&layer, cells)| LayerMaps {
+            layer,
+            maps: self.maps(layer, cells),
+            heads: Vec::new(),
+        });
         Ok(Saliency { loss: engine.loss(), layers: layers.collect() })
     }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::llama::{Backward, ContextParams, FlashAttention, LlamaError, Model, Token};
+use crate::backward::{Needed, Pass};
+use crate::llama::{ContextParams, FlashAttention, LlamaError, Model, Token};
 use crate::saliency::{self, Estimator, Pool, Probe, Saliency};
 use crate::trace::{Step, TraceFile};
 
@@ -102,13 +103,14 @@ impl Task {
         if self.method != Method::Gradient {
             return Ok(());
         }
-        let needed = saliency::gradient_memory(&self.model, self.tokens.len());
-        let free = saliency::free_memory().unwrap_or(u64::MAX);
+        let n_threads = ContextParams::default().n_threads;
+        let Needed { inputs, work } = Needed::new(&self.model, self.tokens.len(), n_threads, false);
+        let (needed, free) = (inputs + work, saliency::free_memory().unwrap_or(u64::MAX));
         let too_large = || {
             let mib = |bytes: u64| bytes >> 20;
             (needed > free).then(|| format!("a backward pass needs {} MiB, and {} are free", mib(needed), mib(free)))
         };
-        match saliency::no_gradient(&self.model).or_else(too_large) {
+        match too_large() {
             Some(reason) => {
                 Err(ApiError::invalid(format!("method gradient: {reason}; probe and attention are others")))
             }
@@ -123,7 +125,7 @@ impl Task {
     pub fn measure(
         &self,
         stop: &Arc<AtomicBool>,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut (dyn FnMut(usize, usize) + Send),
     ) -> Result<Saliency, LlamaError> {
         let params = ContextParams {
             n_ctx: self.tokens.len() as u32,
@@ -142,13 +144,10 @@ impl Task {
                 saliency::attention(self.model.clone(), &params, &self.tokens, &self.pool, wanted, shown)
             }
             Method::Gradient => {
-                let n_threads = params.n_threads;
-                let (model, tokens) = (self.model.path(), self.tokens.as_slice());
-                let pass = Backward { model, tokens, counted: &counted, n_threads, interrupt: stop.clone() };
-                let n_layer = self.model.n_layer();
-                progress(0, n_layer);
-                let shown = |layer| progress(n_layer - layer, n_layer);
-                saliency::gradient(&pass, &self.pool, |layer| layers.contains(&layer), shown)
+                let (n_threads, first_layer) = (params.n_threads, layers.iter().min().copied().unwrap_or(0));
+                let plain = Pass::new(self.model.path(), &self.tokens, &counted);
+                let pass = Pass { first_layer, n_threads, interrupt: stop.clone(), ..plain };
+                saliency::gradient(&pass, &self.pool, false, |layer| layers.contains(&layer), progress)
             }
             Method::Probe => {
                 let probe = Probe {

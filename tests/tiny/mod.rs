@@ -30,7 +30,7 @@ const SSM_STATE: u64 = 16;
 const SSM_RANK: u64 = 16;
 
 /// Part of the name of the cached files; raise it when anything written changes.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 
 /// Architectures of tiny models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,12 @@ pub enum Arch {
     Qwen3,
     GptOss,
     Gemma3,
+    /// With bounds of logits, of attention and at the end.
+    Gemma2,
+    /// With experts.
+    Qwen3Moe,
+    /// Llama with experts.
+    Mixtral,
     /// Latent attention: values are a part of the keys.
     Deepseek2,
     /// The same weights, and an indexer that sees every cell: the graph computes a mask that is Deepseek2's.
@@ -52,17 +58,30 @@ impl Arch {
     /// Those with attention of the usual kind.
     pub const ALL: [Arch; 5] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::GptOss, Arch::Gemma3];
 
+    /// And others like them, whose layers have something of their own.
+    pub const MORE: [Arch; 3] = [Arch::Gemma2, Arch::Qwen3Moe, Arch::Mixtral];
+
     pub fn name(self) -> &'static str {
         match self {
-            Arch::Llama => "llama",
+            Arch::Llama | Arch::Mixtral => "llama",
             Arch::Qwen2 => "qwen2",
             Arch::Qwen3 => "qwen3",
             Arch::GptOss => "gpt-oss",
             Arch::Gemma3 => "gemma3",
+            Arch::Gemma2 => "gemma2",
+            Arch::Qwen3Moe => "qwen3moe",
             Arch::Deepseek2 => "deepseek2",
             Arch::Deepseek32 => "deepseek32",
             Arch::Mamba => "mamba",
         }
+    }
+
+    fn is_gemma(self) -> bool {
+        matches!(self, Arch::Gemma2 | Arch::Gemma3)
+    }
+
+    fn has_experts(self) -> bool {
+        matches!(self, Arch::GptOss | Arch::Qwen3Moe | Arch::Mixtral)
     }
 
     fn is_latent(self) -> bool {
@@ -108,7 +127,7 @@ impl WeightType {
 
 /// The tiny model of this architecture and type, written once and kept between runs.
 pub fn tiny(arch: Arch, ty: WeightType) -> PathBuf {
-    cached(&format!("tiny-{EDITION}-{}-{ty:?}.gguf", arch.name()), |path| write_tiny(arch, ty, path))
+    cached(&format!("tiny-{EDITION}-{arch:?}-{ty:?}.gguf"), |path| write_tiny(arch, ty, path))
 }
 
 /// Writes a tiny model; the same architecture and type give the same bytes.
@@ -161,13 +180,17 @@ impl Model {
         }
         self.arch("attention.layer_norm_rms_epsilon", 1e-6_f32);
         self.arch("rope.freq_base", 10000_f32);
-        if matches!(self.arch, Arch::GptOss | Arch::Gemma3) {
+        if self.arch.is_gemma() || self.arch == Arch::GptOss {
             self.arch("attention.sliding_window", SLIDING_WINDOW);
+        }
+        if self.arch == Arch::Gemma2 {
+            self.arch("attn_logit_softcapping", 2_f32);
+            self.arch("final_logit_softcapping", 5_f32);
         }
         if self.arch.is_latent() {
             return self.latent_metadata();
         }
-        if self.arch == Arch::GptOss {
+        if self.arch.has_experts() {
             self.arch("expert_count", EXPERTS as u32);
             self.arch("expert_used_count", EXPERTS_USED);
             self.arch("expert_feed_forward_length", FEED_FORWARD as u32);
@@ -177,7 +200,7 @@ impl Model {
     fn tensors(&mut self) {
         let tokens = vocabulary::tokens(self.arch).len() as u64;
         self.matrix("token_embd.weight", &[EMBEDDING, tokens]);
-        if self.arch != Arch::Gemma3 {
+        if !self.arch.is_gemma() {
             self.matrix("output.weight", &[EMBEDDING, tokens]);
         }
         self.norm("output_norm.weight", EMBEDDING);
@@ -191,7 +214,7 @@ impl Model {
             } else {
                 self.attention(layer)
             }
-            if self.arch == Arch::GptOss { self.experts(layer) } else { self.feed_forward(layer) }
+            if self.arch.has_experts() { self.experts(layer) } else { self.feed_forward(layer) }
         }
     }
 
@@ -275,11 +298,11 @@ impl Model {
             }
         }
         self.matrix(&name("attn_output.weight"), &[HEADS * HEAD, EMBEDDING]);
-        if matches!(self.arch, Arch::Qwen3 | Arch::Gemma3) {
+        if matches!(self.arch, Arch::Qwen3 | Arch::Qwen3Moe | Arch::Gemma3) {
             self.norm(&name("attn_q_norm.weight"), HEAD);
             self.norm(&name("attn_k_norm.weight"), HEAD);
         }
-        if matches!(self.arch, Arch::GptOss | Arch::Gemma3) {
+        if self.arch.is_gemma() || self.arch == Arch::GptOss {
             self.norm(&name("post_attention_norm.weight"), EMBEDDING);
         }
         if self.arch == Arch::GptOss {
@@ -294,7 +317,7 @@ impl Model {
         self.matrix(&name("ffn_gate.weight"), &[EMBEDDING, FEED_FORWARD]);
         self.matrix(&name("ffn_up.weight"), &[EMBEDDING, FEED_FORWARD]);
         self.matrix(&name("ffn_down.weight"), &[FEED_FORWARD, EMBEDDING]);
-        if self.arch == Arch::Gemma3 {
+        if self.arch.is_gemma() {
             self.norm(&name("post_ffw_norm.weight"), EMBEDDING);
         }
     }
@@ -304,14 +327,20 @@ impl Model {
         // Real files keep the router in F32 whatever the type of the rest.
         let router = 1.0 / (EMBEDDING as f32).sqrt();
         self.floats(&name("ffn_gate_inp.weight"), &[EMBEDDING, EXPERTS], 0.0, router);
-        self.bias(&name("ffn_gate_inp.bias"), &[EXPERTS]);
+        if self.arch == Arch::GptOss {
+            self.bias(&name("ffn_gate_inp.bias"), &[EXPERTS]);
+        } else {
+            self.norm(&name("ffn_norm.weight"), EMBEDDING);
+        }
         for (stem, columns, rows) in [
             ("ffn_gate_exps", EMBEDDING, FEED_FORWARD),
             ("ffn_up_exps", EMBEDDING, FEED_FORWARD),
             ("ffn_down_exps", FEED_FORWARD, EMBEDDING),
         ] {
             self.matrix(&name(&format!("{stem}.weight")), &[columns, rows, EXPERTS]);
-            self.bias(&name(&format!("{stem}.bias")), &[rows, EXPERTS]);
+            if self.arch == Arch::GptOss {
+                self.bias(&name(&format!("{stem}.bias")), &[rows, EXPERTS]);
+            }
         }
     }
 

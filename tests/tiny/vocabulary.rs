@@ -86,10 +86,10 @@ pub fn write(arch: Arch, out: &mut GgufWriter) {
     let kinds: Vec<i32> = std::iter::repeat_n(NORMAL, plain).chain(special.iter().map(|(_, kind)| *kind)).collect();
     let merges: Vec<String> = merges().into_iter().map(|(left, right)| format!("{left} {right}")).collect();
     let pre = match arch {
-        Arch::Llama | Arch::Deepseek2 | Arch::Deepseek32 | Arch::Mamba => "llama-bpe",
-        Arch::Qwen2 | Arch::Qwen3 => "qwen2",
+        Arch::Llama | Arch::Mixtral | Arch::Deepseek2 | Arch::Deepseek32 | Arch::Mamba => "llama-bpe",
+        Arch::Qwen2 | Arch::Qwen3 | Arch::Qwen3Moe => "qwen2",
         Arch::GptOss => "gpt-4o",
-        Arch::Gemma3 => "gpt-2",
+        Arch::Gemma2 | Arch::Gemma3 => "gpt-2",
     };
     let template = if arch == Arch::GptOss { HARMONY } else { CHATML };
     out.metadata("tokenizer.ggml.model", "gpt2").unwrap();

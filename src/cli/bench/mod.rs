@@ -30,7 +30,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<u8> {
     setup::check_caches(args.cache_type_v, args.flash_attn)?;
     output::check_result(args.output.as_deref())?;
     let interrupt = Interrupt::install()?;
-    let stepflow = setup::repairs_or_all(&args.stepflow)?;
+    let stepflow = setup::repairs_or_all(&args.stepflow.repairs)?;
     let context = context_args(args, plan::n_ctx(&tests)?);
     let mut params =
         ContextParams { all_layers: setup::all_layers(&args.stepflow), ..setup::context_params(&context, &interrupt) };

@@ -260,7 +260,8 @@ impl<'a> Chat<'a> {
     }
 
     fn take_stepflow_in(&mut self) -> anyhow::Result<()> {
-        let params = SessionParams { stepflow: setup::all_repairs(&self.args.stepflow)?, ..self.params.clone() };
+        let params =
+            SessionParams { stepflow: setup::all_repairs(&self.args.stepflow.repairs)?, ..self.params.clone() };
         let model: Arc<Model> = self.session.model().clone();
         (self.session, self.params) = (Session::new(model, &params)?, params);
         report::say_family(self.session.stepflow(), self.session.family());

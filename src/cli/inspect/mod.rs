@@ -45,7 +45,7 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
-    let config = setup::repairs_or_all(&args.stepflow)?;
+    let config = setup::repairs_or_all(&args.stepflow.repairs)?;
     setup::check_caches(args.size.cache_type_v, args.size.flash_attn)?;
     warn_of_idle_flags(&args.stepflow);
     setup::say_of_gpus(args.model.n_gpu_layers);
@@ -78,9 +78,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
 /// Says which flags of the repairs change nothing that is shown: of those, layers are, and how thinking is marked.
 fn warn_of_idle_flags(args: &StepFlowArgs) {
     let flags = [
-        ("--tau-max", args.tau_max.is_some()),
-        ("--alpha", args.alpha.is_some()),
-        ("--smi-window", args.smi_window.is_some()),
+        ("--tau-max", args.repairs.tau_max.is_some()),
+        ("--alpha", args.repairs.alpha.is_some()),
+        ("--smi-window", args.repairs.smi_window.is_some()),
         ("--all-layers", args.all_layers.is_some()),
     ];
     for (flag, _) in flags.into_iter().filter(|(_, given)| *given) {
@@ -216,7 +216,7 @@ struct Saliency {
 
 impl Saliency {
     fn new(model: &Model) -> Self {
-        let reason = no_gradient(model);
+        let reason = no_gradient(model, ContextParams::default().n_threads);
         Self { gradient: reason.is_none(), reason }
     }
 }

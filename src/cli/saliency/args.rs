@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stepflow::stepflow::LayerSelection;
 use stepflow::trace::Segment;
 
-use crate::cli::flags::{EscapeArgs, FamilyArgs, ModelArgs, TemplateArgs, threads};
+use crate::cli::flags::{EscapeArgs, FamilyArgs, ModelArgs, RepairArgs, TemplateArgs, threads};
 
 /// Step-Saliency.
 #[derive(Debug, Clone, Args)]
@@ -30,6 +30,9 @@ pub struct SaliencyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub measure: MeasureArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub repairs: RepairArgs,
 }
 
 /// What `saliency` does instead of measuring.
@@ -103,6 +106,9 @@ pub struct MeasureArgs {
     /// What the loss is of: `all` tokens (default), `question`, `thinking`, `summary`, or `step:N`.
     #[arg(long, value_name = "WHAT")]
     pub loss: Option<LossOf>,
+    /// Write heads.csv too, or with --parquet heads.parquet: the cells of each head.
+    #[arg(long)]
+    pub heads: bool,
     /// Threads.
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<i32>,
@@ -112,7 +118,7 @@ impl MeasureArgs {
     /// All as it is without flags.
     pub fn automatic(threads: Option<i32>) -> Self {
         let probe = ProbeArgs::default();
-        Self { method: SaliencyMethod::Auto, probe, memory: None, layers: None, loss: None, threads }
+        Self { method: SaliencyMethod::Auto, probe, memory: None, layers: None, loss: None, heads: false, threads }
     }
 }
 

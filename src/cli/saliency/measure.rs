@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
+use stepflow::backward::{Needed, Pass, Repairs};
 use stepflow::engine::EngineError;
 use stepflow::gguf::GgmlType;
-use stepflow::llama::{self, Backward, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
+use stepflow::llama::{self, CacheType, ContextParams, FlashAttention, Model, ModelParams, Token};
 use stepflow::saliency::{self, Pool, Probe, Saliency};
+use stepflow::stepflow::StepFlowConfig;
 
 use super::args::{Activations, Estimator, LossOf, MeasureArgs, SaliencyMethod, TableArgs};
 use crate::cli::exit::Usage;
@@ -18,6 +20,10 @@ use crate::cli::setup::Interrupt;
 pub struct Task<'a> {
     pub args: &'a MeasureArgs,
     pub tables: &'a TableArgs,
+    /// The repairs that the model is measured with.
+    pub stepflow: &'a StepFlowConfig,
+    /// What they come to on this trace, if any is on.
+    pub repairs: Option<Repairs>,
     /// Folder for what is found.
     pub out: &'a Path,
     pub model: Arc<Model>,
@@ -52,11 +58,11 @@ impl Task<'_> {
     /// The method asked for, or the best that can be had.
     pub fn method(&self) -> anyhow::Result<Method> {
         self.check_flags()?;
-        let needed = saliency::gradient_memory(&self.model, self.tokens.len());
-        let limit = self.args.memory.or_else(saliency::free_memory).unwrap_or(u64::MAX);
+        let (needed, limit) = (self.needed(), self.limit());
         let too_large = || {
-            (needed > limit)
-                .then(|| format!("a backward pass needs about {}, and {} may be taken", size(needed), size(limit)))
+            let work = needed.work;
+            (work > limit)
+                .then(|| format!("a backward pass needs about {}, and {} may be taken", size(work), size(limit)))
         };
         let maps = maps_memory(self.pool.n_steps(), self.layers.len());
         if maps > limit {
@@ -66,23 +72,44 @@ impl Task<'_> {
                 "maps of {n} steps in {layers} layers take about {maps}, and {limit} may be taken; --layers chooses fewer"
             );
         }
-        let obstacle = saliency::no_gradient(&self.model).or_else(too_large);
-        match (self.args.method, obstacle) {
-            (SaliencyMethod::Attention, _) => Ok(Method::Attention),
-            (SaliencyMethod::Probe, _) => self.check_budget().map(|()| Method::Probe),
-            (SaliencyMethod::Gradient, Some(reason)) => {
-                bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
-            }
-            (SaliencyMethod::Gradient, None) => {
-                say!("stepflow: the backward pass needs about {}", size(needed));
+        match self.args.method {
+            SaliencyMethod::Attention => return Ok(Method::Attention),
+            SaliencyMethod::Probe => return self.check_budget().map(|()| Method::Probe),
+            SaliencyMethod::Gradient | SaliencyMethod::Auto => {}
+        }
+        match too_large().or_else(|| saliency::no_gradient(&self.model, self.threads())) {
+            None => {
+                let place = if self.inputs_in_file() { "a temporary file" } else { "memory" };
+                let (work, inputs) = (size(needed.work), size(needed.inputs));
+                say!("stepflow: the backward pass needs about {work}, and {inputs} for the layers' inputs in {place}");
                 Ok(Method::Gradient)
             }
-            (SaliencyMethod::Auto, None) => Ok(Method::Gradient),
-            (SaliencyMethod::Auto, Some(reason)) => {
+            Some(reason) if self.args.heads || self.repairs.is_some() => {
+                bail!("{reason}, and maps of heads or with StepFlow need it")
+            }
+            Some(reason) if self.args.method == SaliencyMethod::Gradient => {
+                bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
+            }
+            Some(reason) => {
                 say!("stepflow: measuring attention alone: {reason}; --method probe estimates, at many forwards");
                 Ok(Method::Attention)
             }
         }
+    }
+
+    /// What a backward pass takes.
+    fn needed(&self) -> Needed {
+        Needed::new(&self.model, self.tokens.len(), self.threads(), self.repairs.is_some())
+    }
+
+    /// Bytes that may be taken.
+    fn limit(&self) -> u64 {
+        self.args.memory.or_else(saliency::free_memory).unwrap_or(u64::MAX)
+    }
+
+    fn inputs_in_file(&self) -> bool {
+        let Needed { work, inputs } = self.needed();
+        work + inputs > self.limit()
     }
 
     /// No flag may be without effect.
@@ -92,6 +119,13 @@ impl Task<'_> {
             (_, Some(flag), _) => Err(Usage(format!("{flag} is for --method probe"))),
             (_, _, Some(loss)) => Err(Usage(format!("--loss {loss}: --method attention looks at no loss"))),
             (SaliencyMethod::Attention, None, None) => Ok(()),
+        }?;
+        let exact = matches!(self.args.method, SaliencyMethod::Gradient | SaliencyMethod::Auto);
+        let only = |flag: &str| Err(Usage(format!("{flag} is for --method gradient")));
+        match (exact, self.args.heads, self.repairs.is_some()) {
+            (false, true, _) => only("--heads"),
+            (false, _, true) => only("--stepflow"),
+            _ => Ok(()),
         }
     }
 
@@ -139,18 +173,18 @@ impl Task<'_> {
     }
 
     fn gradient(&self) -> anyhow::Result<Saliency> {
-        let pass = Backward {
-            model: self.model.path(),
-            tokens: &self.tokens,
-            counted: &self.counted,
+        let pass = Pass {
+            repairs: self.repairs.as_ref(),
+            first_layer: self.layers.iter().min().copied().unwrap_or(0),
+            inputs_in_file: self.inputs_in_file(),
             n_threads: self.threads(),
             interrupt: self.interrupt.flag(),
+            ..Pass::new(self.model.path(), &self.tokens, &self.counted)
         };
-        let n_layer = self.model.n_layer();
-        let mut progress = Progress::new("gradient", "layers", n_layer);
-        let shown = |layer| progress.at(n_layer - layer);
+        let mut progress = Progress::new("gradient", "layers", 2 * self.model.n_layer() - pass.first_layer);
+        let shown = |done, _| progress.at(done);
         let wanted = |layer: usize| self.layers.contains(&layer);
-        Ok(saliency::gradient(&pass, &self.pool, wanted, shown).map_err(EngineError::from)?)
+        Ok(saliency::gradient(&pass, &self.pool, self.args.heads, wanted, shown).map_err(EngineError::from)?)
     }
 
     fn attention(&self) -> anyhow::Result<Saliency> {

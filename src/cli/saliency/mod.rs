@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use stepflow::backward::Repairs;
 use stepflow::engine::{EngineError, Session};
 use stepflow::llama::{LlamaError, Model};
 use stepflow::saliency::{LayerMaps, LayerMetrics, Metric, Pool, Saliency, StepMap, Verdict};
-use stepflow::stepflow::Side;
+use stepflow::stepflow::{Side, StepFlowConfig};
 use stepflow::trace::{Segment, TraceFile};
 
 use super::exit::{self, Usage};
@@ -39,6 +40,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
     if args.model.lora()?.is_some() {
         bail!(Usage("--lora: maps are of the model alone; merge the adapter into it first".to_owned()));
     }
+    let stepflow = setup::stepflow_config(&args.repairs)?;
     let inputs = input::read(&args.input)?;
     let model = setup::load_model(&args.model)?;
     // All of them, so that a bad one costs no measuring of others.
@@ -55,7 +57,8 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         if n > 1 {
             say!("stepflow: {} of {n}: {name}", i + 1);
         }
-        let settings = Settings { measure: &args.measure, tables: &args.tables, out, interrupt: &interrupt };
+        let (measure, tables) = (&args.measure, &args.tables);
+        let settings = Settings { measure, tables, stepflow: stepflow.clone(), out, interrupt: &interrupt };
         let found = settings.run(model.clone(), &trace).with_context(|| name.clone())?;
         let title = if n == 1 { String::new() } else { format!("{name}\n") };
         output::write_result(None, |out| write!(out, "{title}{}", found.verdict))?;
@@ -88,7 +91,8 @@ pub fn of_conversation(
     // Its memory may be what measuring needs.
     drop(session);
     let (measure, tables) = (MeasureArgs::automatic(threads), TableArgs::default());
-    let found = Settings { measure: &measure, tables: &tables, out, interrupt }.run(model, &trace)?;
+    let settings = Settings { measure: &measure, tables: &tables, stepflow: StepFlowConfig::default(), out, interrupt };
+    let found = settings.run(model, &trace)?;
     // Stdout holds the answer.
     found.verdict.lines().for_each(|line| say!("{line}"));
     if was_repaired {
@@ -110,6 +114,8 @@ pub fn check_folder(out: &Path) -> anyhow::Result<()> {
 struct Settings<'a> {
     measure: &'a MeasureArgs,
     tables: &'a TableArgs,
+    /// The repairs that the model is measured with.
+    stepflow: StepFlowConfig,
     out: PathBuf,
     interrupt: &'a Interrupt,
 }
@@ -160,8 +166,10 @@ impl Settings<'_> {
         if !counted[1..].contains(&true) {
             bail!(Usage(format!("--loss {loss}: the trace has no such tokens after its first")));
         }
-        let Self { measure: args, tables, ref out, interrupt } = *self;
-        Ok(Task { args, tables, out, model, tokens, counted, pool, layers, interrupt })
+        let repairs = |config| Repairs::new(config, n_layer, trace).map_err(EngineError::from);
+        let repairs = Some(&self.stepflow).filter(|config| config.is_on()).map(repairs).transpose()?;
+        let Self { measure: args, tables, ref stepflow, ref out, interrupt } = *self;
+        Ok(Task { args, tables, stepflow, repairs, out, model, tokens, counted, pool, layers, interrupt })
     }
 }
 

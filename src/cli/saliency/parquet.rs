@@ -10,7 +10,7 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use ::parquet::schema::parser::parse_message_type;
 
-use stepflow::saliency::Cell;
+use stepflow::saliency::{Cell, HeadCell};
 
 const SCHEMA: &str = "message cells {
     required binary run_id (UTF8);
@@ -38,6 +38,45 @@ pub fn table<'a>(groups: impl Iterator<Item = impl Iterator<Item = Cell<'a>>>) -
     for cells in groups {
         let mut group = writer.next_row_group()?;
         write(&mut group, &cells.collect::<Vec<_>>())?;
+        group.close()?;
+    }
+    writer.into_inner()
+}
+
+const HEADS: &str = "message heads {
+    required binary run_id (UTF8);
+    required int32 layer;
+    required int32 head;
+    required int32 query_step;
+    required int32 key_step;
+    required int64 n_pairs;
+    required double saliency;
+    required double signed;
+}";
+
+/// A file of the cells of heads, a row group a layer.
+pub fn heads<'a>(groups: impl Iterator<Item = impl Iterator<Item = HeadCell<'a>>>) -> Result<Vec<u8>> {
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(parse_message_type(HEADS)?), Arc::new(properties))?;
+    for cells in groups {
+        let cells: Vec<_> = cells.collect();
+        let number = |of: fn(&HeadCell<'_>) -> usize| cells.iter().map(|cell| of(cell) as i32).collect::<Vec<_>>();
+        let numbers = [
+            number(|cell| cell.layer),
+            number(|cell| cell.head),
+            number(|cell| cell.query_step),
+            number(|cell| cell.key_step),
+        ];
+        let value = |of: fn(&HeadCell<'_>) -> f64| cells.iter().map(of).collect::<Vec<_>>();
+        let mut group = writer.next_row_group()?;
+        let runs: Vec<ByteArray> = cells.iter().map(|cell| cell.run_id.as_bytes().to_vec().into()).collect();
+        required::<ByteArrayType, _>(&mut group, &runs)?;
+        for numbers in &numbers {
+            required::<Int32Type, _>(&mut group, numbers)?;
+        }
+        required::<Int64Type, _>(&mut group, &cells.iter().map(|cell| cell.n_pairs as i64).collect::<Vec<_>>())?;
+        required::<DoubleType, _>(&mut group, &value(|cell| cell.saliency))?;
+        required::<DoubleType, _>(&mut group, &value(|cell| cell.signed))?;
         group.close()?;
     }
     writer.into_inner()

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use stepflow::saliency::{LayerMetrics, Pattern, Run, Saliency, Untold, Verdict};
+use stepflow::stepflow::StepFlowConfig;
 use stepflow::trace::{Segment, TraceFile};
 
 use super::measure::{Method, Task};
@@ -58,10 +59,18 @@ impl Tables<'_> {
         self.file("steps.csv", |out| self.steps(id, out))?;
         self.file("layers.csv", |out| self.layers(id, out))?;
         self.file("cells.csv", |out| self.run_of(id).write_csv(&self.saliency.layers, out))?;
-        if self.task.tables.parquet {
+        let parquet = self.task.tables.parquet;
+        if parquet {
             let groups = self.saliency.layers.iter().map(|layer| self.run_of(id).cells(layer));
             let bytes = parquet::table(groups)?;
             self.file("cells.parquet", |out| out.write_all(&bytes))?;
+        }
+        if self.task.args.heads && parquet {
+            let groups = self.saliency.layers.iter().map(|layer| self.run_of(id).heads(layer));
+            let bytes = parquet::heads(groups)?;
+            self.file("heads.parquet", |out| out.write_all(&bytes))?;
+        } else if self.task.args.heads {
+            self.file("heads.csv", |out| self.run_of(id).write_heads(&self.saliency.layers, out))?;
         }
         if self.task.tables.wide {
             self.matrices()?;
@@ -91,6 +100,7 @@ impl Tables<'_> {
             "trace_sha256": self.trace_sha256()?,
             "method": self.method.name(),
             "probe": self.probe(),
+            "stepflow_settings": self.stepflow(),
             "interrupted": self.task.interrupt.was_pressed(),
             "loss": loss,
             "layers": self.saliency.layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(),
@@ -118,10 +128,21 @@ impl Tables<'_> {
             "layers": args.layers.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string),
             "loss": self.task.loss().to_string(),
             "memory": args.memory,
+            "heads": args.heads,
             "threads": args.threads,
             "parquet": self.task.tables.parquet,
             "wide": self.task.tables.wide,
         })
+    }
+
+    /// The repairs that the model was measured with; none where it was measured as it is.
+    fn stepflow(&self) -> serde_json::Value {
+        let StepFlowConfig { oeb, smi } = self.task.stepflow;
+        let oeb = oeb.as_ref().map(|oeb| json!({ "layers": oeb.layers.to_string(), "tau_max": oeb.tau_max }));
+        let smi = smi.as_ref().map(
+            |smi| json!({ "layers": smi.layers.to_string(), "alpha": smi.alpha, "window": smi.window.to_string() }),
+        );
+        json!({ "oeb": oeb, "smi": smi })
     }
 
     /// How probes were made.

@@ -27,7 +27,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<u8> {
     let interrupt = Interrupt::install()?;
     let params = setup::session_params(&args.context, &args.stepflow, args.model.lora()?, &interrupt)?;
     // What a request means that says no more than that it wants StepFlow.
-    let settings = if params.stepflow.is_on() { params.stepflow.clone() } else { setup::all_repairs(&args.stepflow)? };
+    let settings =
+        if params.stepflow.is_on() { params.stepflow.clone() } else { setup::all_repairs(&args.stepflow.repairs)? };
     let options = options(args)?;
     let n_slots = options.slots;
     let is_open = options.keys.is_empty() && !options.is_local();
