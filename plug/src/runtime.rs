@@ -68,6 +68,10 @@ functions! {
 /// By where they are in memory. They are never given back: a process has few.
 static RUNTIMES: LazyLock<Mutex<HashMap<usize, Option<&'static Runtime>>>> = LazyLock::new(Mutex::default);
 
+/// By where in their code they call from, a few places. To find the object of an address, the loader goes through all of its
+/// symbols, which for the calls of one token took more than a hundredth of a small model's time.
+static CALLERS: LazyLock<Mutex<HashMap<usize, Option<&'static Runtime>>>> = LazyLock::new(Mutex::default);
+
 impl Runtime {
     /// Its file's name.
     pub fn name(&self) -> String {
@@ -76,6 +80,12 @@ impl Runtime {
 
     /// The runtime that an address of code is in; `None` where ggml cannot be found from there.
     pub fn of(code: *const c_void) -> Option<&'static Self> {
+        let mut callers = CALLERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *callers.entry(code as usize).or_insert_with(|| Self::around(code))
+    }
+
+    /// The same, by the loader.
+    fn around(code: *const c_void) -> Option<&'static Self> {
         let object = object_of(code)?;
         let mut runtimes = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
         *runtimes.entry(object.dli_fbase as usize).or_insert_with(|| {
