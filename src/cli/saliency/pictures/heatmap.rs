@@ -7,6 +7,8 @@ use super::svg::Svg;
 const DASHED: &str = r##"stroke="#d33" stroke-width="1" stroke-dasharray="4 3""##;
 /// Grey, which no value has.
 const UNMEASURED: [u8; 3] = [235, 235, 235];
+/// Between two numbers beside the scale.
+const ROOM: f64 = 12.0;
 const FRAME: &str = r##"fill="none" stroke="#888" stroke-width="0.6""##;
 
 /// One layer, with its axes.
@@ -76,17 +78,24 @@ fn pale(colour: [u8; 3]) -> [u8; 3] {
     colour.map(|part| 255 - (255 - part) / 4)
 }
 
-/// The scale.
+/// The scale: its ends, and the powers of ten that have room between them.
 fn bar(svg: &mut Svg, scale: &Scale, (x, y): (f64, f64), height: f64, unit: &str) {
     let colours = 128;
     svg.squares((x, y), (14.0, height), (1, colours), |_, row| {
         Some(Scale::colour(1.0 - row as f64 / (colours - 1) as f64))
     });
     svg.rectangle((x, y), (14.0, height), FRAME);
+    let mut mark = |at: f64, name: String| {
+        svg.line((x + 14.0, at), (x + 18.0, at), r##"stroke="#222" stroke-width="0.8""##);
+        svg.text(x + 21.0, at + 3.5, "start", 10.0, &name);
+    };
+    mark(y, format!("{:.1e}", scale.high));
+    mark(y + height, format!("{:.1e}", scale.low));
     for power in scale.ticks() {
         let at = y + height * (1.0 - scale.position(10f64.powi(power)).unwrap_or(0.0));
-        svg.line((x + 14.0, at), (x + 18.0, at), r##"stroke="#222" stroke-width="0.8""##);
-        svg.text(x + 21.0, at + 3.5, "start", 10.0, &format!("1e{power}"));
+        if (y + ROOM..=y + height - ROOM).contains(&at) {
+            mark(at, format!("1e{power}"));
+        }
     }
     svg.text(x, y - 8.0, "start", 10.0, unit);
 }
