@@ -1,14 +1,17 @@
-//! The server's page, as someone with a browser uses it.
+//! The server's page and the one that `stepflow saliency` leaves, as someone with a browser uses them.
 
 mod common;
+mod maps;
 mod program;
 mod serving;
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use program::Running;
+use maps::{number, table, traced};
+use program::{Running, run, stepflow};
 use serde_json::{Value, json};
 use serving::{Response, Server, send};
 
@@ -71,6 +74,34 @@ impl Browser {
         self.command(&format!("/element/{}/value", self.element(css)), json!({ "text": text }));
     }
 
+    /// Brings the pointer to a place in an element, in pixels from its middle.
+    fn point(&self, css: &str, (x, y): (f64, f64)) {
+        let origin = json!({ "element-6066-11e4-a52e-4f735466cecf": self.element(css) });
+        let to = json!({ "type": "pointerMove", "origin": origin, "x": x as i64, "y": y as i64, "duration": 0 });
+        self.command("/actions", json!({ "actions": [{ "type": "pointer", "id": "mouse", "actions": [to] }] }));
+    }
+
+    /// Clicks where the pointer is.
+    fn click_here(&self) {
+        let acts = ["pointerDown", "pointerUp"].map(|act| json!({ "type": act, "button": 0 }));
+        self.command("/actions", json!({ "actions": [{ "type": "pointer", "id": "mouse", "actions": acts }] }));
+    }
+
+    /// Presses keys, whatever has the focus.
+    fn press(&self, keys: &str) {
+        let acts = |key: char| ["keyDown", "keyUp"].map(|act| json!({ "type": act, "value": key.to_string() }));
+        let acts: Vec<Value> = keys.chars().flat_map(acts).collect();
+        self.command("/actions", json!({ "actions": [{ "type": "key", "id": "keys", "actions": acts }] }));
+    }
+
+    fn focus(&self, css: &str) {
+        self.run(&format!("document.querySelector('{css}').focus()"));
+    }
+
+    fn text(&self, css: &str) -> String {
+        self.run(&format!("document.querySelector('{css}').textContent")).as_str().unwrap().to_owned()
+    }
+
     fn run(&self, script: &str) -> Value {
         self.command("/execute/sync", json!({ "script": format!("return {script}"), "args": [] }))
     }
@@ -119,10 +150,10 @@ fn a_click_through() {
     browser.click("details summary");
     assert_eq!(browser.run("document.querySelector('details').open"), true);
     browser.click(".show-map");
-    browser.wait("document.querySelectorAll('.map rect').length > 5");
-    browser.run("document.querySelector('.map rect').onmouseenter()");
-    let words = browser.run("document.querySelector('.words').textContent");
-    assert!(words.as_str().unwrap().contains("(question)"), "{words}");
+    browser.wait("document.querySelectorAll('.step-map .passage').length > 2");
+    browser.point(".step-map .passage", (0.0, 0.0));
+    let said = browser.text(".step-map .said");
+    assert!(said.starts_with("Step 0, question") && said.contains("most from step 0 ("), "{said}");
 
     browser.click("#stepflow");
     browser.write("#prompt", "Rex has 4 coins.\u{E007}");
@@ -220,36 +251,30 @@ fn steps_have_the_numbers_of_the_map_and_an_answer_can_be_had_anew() {
     browser.write("#prompt", QUESTION);
     browser.wait("document.querySelector('.show-map') !== null");
     browser.click(".show-map");
-    browser.wait("document.querySelectorAll('.map rect').length > 5");
-    // The pointer, which came to lie on the map, goes elsewhere.
-    browser.click("#prompt");
+    browser.wait("document.querySelectorAll('.step-map .passage').length > 2");
     let steps =
         browser.run("[...document.querySelectorAll('.steps li')].map((item) => [item.value, item.textContent.trim()])");
     let steps = steps.as_array().unwrap();
     assert!(steps.len() > 1, "{steps:?}");
     for step in steps {
         let number = step[0].as_u64().unwrap();
-        browser.run(&format!("document.querySelector('[data-cell=\"{number},0\"]').onmouseenter()"));
-        let words = browser.run("document.querySelector('.words').textContent");
-        let expected = format!("from {number} (thinking): {}", step[1].as_str().unwrap());
-        assert!(words.as_str().unwrap().contains(&expected), "{expected}: {words}");
+        let passage = format!(".passage[data-step=\"{number}\"][data-segment=thinking] .words");
+        let (words, expected) = (browser.text(&passage), step[1].as_str().unwrap());
+        assert!(words.starts_with(expected), "{expected}: {words}");
     }
-    let size = browser.run("document.querySelector('.size').textContent");
-    let n_layers = browser.run("Number(document.querySelector('.layer').max) + 1");
-    let n_steps = size.as_str().unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
-    assert_eq!(size, format!("{n_steps} steps, {n_layers} layers"));
     // The question is step 0, and what follows the thinking is the answer.
-    assert!(n_steps >= steps.len() + 2, "{size}");
-    // By the keyboard, from the first layer on.
-    browser.run("(document.querySelector('.layer').value = 0, document.querySelector('.layer').oninput())");
-    assert_eq!(browser.run("document.querySelector('.layer-number').textContent"), " 0");
-    browser.run("document.querySelector('.map svg').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown' }))");
-    assert_eq!(browser.run("document.querySelector('rect.here').dataset.cell"), format!("{},0", steps.len() + 1));
-    for number in steps.len() + 1..n_steps {
-        browser.run(&format!("document.querySelector('[data-cell=\"{number},0\"]').onmouseenter()"));
-        let words = browser.run("document.querySelector('.words').textContent");
-        assert!(words.as_str().unwrap().contains(&format!("from {number} (summary)")), "{words}");
+    let segments = browser.run("[...document.querySelectorAll('.passage')].map((passage) => passage.dataset.segment)");
+    let n_steps = segments.as_array().unwrap().len();
+    assert!(n_steps >= steps.len() + 2, "{segments}");
+    for (number, segment) in segments.as_array().unwrap().iter().enumerate() {
+        let of_answer = if number > steps.len() { "summary" } else { "thinking" };
+        assert_eq!(segment, if number == 0 { "question" } else { of_answer }, "{segments}");
     }
+    // By the keyboard, from the first layer on.
+    browser.focus(".step-map canvas");
+    browser.press(&format!("\u{E014}{}\u{E015}", "\u{E013}".repeat(n_steps)));
+    assert_eq!(browser.text(".step-map output"), "Layer 0");
+    assert!(browser.text(".step-map .said").starts_with("Step 1, thinking"));
 
     let said = browser.run("document.querySelector('.assistant > .text').textContent");
     browser.click(".regenerate");
@@ -365,4 +390,133 @@ fn a_key_is_asked_for_where_one_is_needed() {
     );
     browser.write("#key", "sk-x\u{E004}");
     browser.wait("document.getElementById('model').textContent.endsWith('.gguf')");
+}
+
+/// What the page is to show: the value of every layer, query and key.
+struct Expected {
+    layers: Vec<Vec<Vec<f64>>>,
+}
+
+impl Expected {
+    fn read(cells: &std::path::Path) -> Self {
+        let mut layers: BTreeMap<usize, Vec<Vec<f64>>> = BTreeMap::new();
+        for row in &table(cells) {
+            let rows = layers.entry(number(row, "layer") as usize).or_default();
+            rows.resize(rows.len().max(number(row, "query_step") as usize + 1), Vec::new());
+            rows[number(row, "query_step") as usize].push(number(row, "value"));
+        }
+        Self { layers: layers.into_values().collect() }
+    }
+
+    fn mean(&self, layers: std::ops::RangeInclusive<usize>, query: usize, key: usize) -> f64 {
+        let n = layers.clone().count() as f64;
+        layers.map(|layer| self.layers[layer][query][key]).sum::<f64>() / n
+    }
+
+    /// The ends of the colours, as numbers on the page are written. The first step draws from itself alone.
+    fn limits(&self) -> [String; 2] {
+        let values = self.layers.iter().flat_map(|rows| rows[1..].iter().flatten());
+        let mut values: Vec<f64> = values.copied().filter(|value| *value > 0.0).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
+        let high = at(0.999);
+        [format!("{:.1e}", at(0.01).clamp(high / 1e4, high / 10.0)), format!("{high:.1e} share")]
+    }
+}
+
+/// Checks that a cell is what the page says, and that the text is lit by its row: the more, the darker.
+fn assert_shows(
+    browser: &Browser,
+    expected: &Expected,
+    layers: std::ops::RangeInclusive<usize>,
+    query: usize,
+    key: usize,
+) {
+    let said = browser.text(".said");
+    let amount = said.strip_prefix(&format!("Step {query} draws ")).and_then(|said| said.split(' ').next());
+    let (amount, value) = (amount.expect(&said).parse::<f64>().unwrap(), expected.mean(layers.clone(), query, key));
+    assert!((amount / value - 1.0).abs() < 1e-3, "{said}: {value}");
+    assert!(said.contains(&format!(" from step {key}\n")), "{said}");
+    assert_lit(browser, &(0..=query).map(|key| expected.mean(layers.clone(), query, key)).collect::<Vec<_>>());
+}
+
+fn assert_lit(browser: &Browser, row: &[f64]) {
+    let lights = browser.run(
+        "[...document.querySelectorAll('.passage')].filter((passage) => passage.style.background) \
+         .map((passage) => getComputedStyle(passage).backgroundColor.match(/\\d+/g).reduce((sum, part) => sum + +part, 0))",
+    );
+    let lights: Vec<u64> = lights.as_array().unwrap().iter().map(|light| light.as_u64().unwrap()).collect();
+    assert_eq!(lights.len(), row.len(), "the step and those before it");
+    let strongest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    assert_eq!(Some(&lights[strongest]), lights.iter().min(), "{lights:?}: {row:?}");
+    assert!(lights.iter().max() > lights.iter().min(), "{lights:?}: {row:?}");
+    for (a, b) in (0..row.len()).flat_map(|a| (0..row.len()).map(move |b| (a, b))).filter(|&(a, b)| row[a] > row[b]) {
+        assert!(lights[a] <= lights[b], "{a} and {b} of {lights:?}: {row:?}");
+    }
+    let said = browser.text(".said");
+    assert!(said.contains(&format!("most from step {strongest} (")), "{said}");
+}
+
+#[test]
+fn the_page_of_a_run_lights_in_the_text_what_a_step_draws_from() {
+    let Some(browser) = Browser::open() else { return };
+    let (folder, trace) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    // Attention is of one magnitude everywhere: no row is beyond the colours.
+    let args = ["saliency", path.to_str().unwrap(), "--method", "attention", "-t", "1", "-o", out.to_str().unwrap()];
+    let outcome = run(stepflow(args));
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let expected = Expected::read(&out.join("cells.csv"));
+    let (last_layer, last) = (expected.layers.len() - 1, trace.steps.len() - 1);
+    browser.command("/url", json!({ "url": format!("file://{}", out.join("index.html").display()) }));
+    browser.wait(&format!("document.querySelectorAll('.passage').length === {}", last + 1));
+    let words = browser.run("document.querySelector('.passages').innerText");
+    assert!(words.as_str().unwrap().contains("How many coins does Ann have?"), "{words}");
+    let [low, high] = expected.limits();
+    assert_eq!((browser.text(".scale span:first-child"), browser.text(".scale span:last-child")), (low, high));
+
+    // A step in the text, then a cell of the map, which stays when it is clicked.
+    assert_eq!(browser.text(".layers output"), format!("Layers 0–{last_layer}, mean"));
+    browser.point(&format!(".passage[data-step=\"{}\"]", last - 1), (0.0, 0.0));
+    assert_lit(&browser, &(0..last).map(|key| expected.mean(0..=last_layer, last - 1, key)).collect::<Vec<_>>());
+    let side = browser.run("document.querySelector('canvas').clientWidth").as_f64().unwrap();
+    let corner = (3.0 - side / 2.0, side / 2.0 - 3.0);
+    browser.point("canvas", corner);
+    assert_shows(&browser, &expected, 0..=last_layer, last, 0);
+    browser.click_here();
+    browser.point(".passage", (0.0, 0.0));
+    assert_shows(&browser, &expected, 0..=last_layer, last, 0);
+    let marked = "[document.querySelector('.passage.query').dataset.step, document.querySelector('.passage.key').dataset.step, \
+                  document.querySelector('.mark.row').dataset.step]";
+    assert_eq!(browser.run(marked), json!([last.to_string(), "0", last.to_string()]));
+
+    // One layer, then as many as the second slider adds; the curves have a band there.
+    browser.focus("input.last");
+    browser.press("\u{E011}");
+    browser.focus("input.first");
+    browser.press("\u{E014}\u{E014}\u{E014}");
+    assert_eq!(browser.text(".layers output"), "Layer 3");
+    assert_shows(&browser, &expected, 3..=3, last, 0);
+    let band =
+        || browser.run("Number(document.getElementById('layers-shown').getAttribute('width'))").as_f64().unwrap();
+    let one = band();
+    browser.focus("input.last");
+    browser.press("\u{E014}\u{E014}");
+    assert_eq!(browser.text(".layers output"), "Layers 3–5, mean");
+    assert_shows(&browser, &expected, 3..=5, last, 0);
+    assert!((band() / one - 3.0).abs() < 1e-6, "{one}");
+
+    // By the keyboard: a step up, a layer left, then let go.
+    browser.focus("canvas");
+    browser.press("\u{E013}\u{E012}");
+    assert_eq!(browser.text(".layers output"), "Layers 2–4, mean");
+    assert_lit(&browser, &(0..last).map(|key| expected.mean(2..=4, last - 1, key)).collect::<Vec<_>>());
+    browser.press("\u{E00C}");
+    let lit = "[...document.querySelectorAll('.passage')].filter((passage) => passage.style.background || passage.matches('.query')).length";
+    assert_eq!(browser.run(lit), 0);
+    // In the text the focus goes along.
+    browser.focus(".passage[tabindex=\"0\"]");
+    browser.press("\u{E013}");
+    assert_eq!(browser.run("document.activeElement.dataset.step"), (last - 2).to_string());
+    assert_lit(&browser, &(0..last - 1).map(|key| expected.mean(2..=4, last - 2, key)).collect::<Vec<_>>());
 }

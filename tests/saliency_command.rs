@@ -285,44 +285,17 @@ fn what_ctrl_c_left_unmeasured_is_empty() {
     assert_eq!(run["interrupted"], true);
 }
 
-/// A browser that runs without a screen, or a visible skip.
-fn browser() -> Option<String> {
-    let names = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
-    let named = std::env::var("STEPFLOW_BROWSER").ok();
-    let works = |name: &String| std::process::Command::new(name).arg("--version").output().is_ok();
-    let found = named.into_iter().chain(names).find(works);
-    if found.is_none() {
-        common::skip("no Chromium is installed; STEPFLOW_BROWSER may name one");
-    }
-    found
-}
-
 #[test]
-fn the_page_shows_a_cell_in_a_browser() {
-    let (folder, trace) = traced();
+fn pictures_and_a_page_of_one_file_are_left() {
+    let (folder, _) = traced();
     let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
     let outcome = run(stepflow(["saliency", path.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()]));
     assert_eq!(outcome.code(), Some(0), "{outcome:?}");
     for picture in ["heatmap.svg", "heatmap.png", "curves.svg", "curves.png", "layers/00.svg", "layers/11.png"] {
         assert!(std::fs::metadata(out.join(picture)).is_ok_and(|file| file.len() > 1_000), "{picture}");
     }
-    let Some(browser) = browser() else { return };
-    // A click on the lowest row's first cell, three layers on.
+    // One file, which asks for nothing; what is on it `tests/page.rs` tries.
     let page = std::fs::read_to_string(out.join("index.html")).unwrap();
-    let click = "<script>addEventListener('load', () => { const c = document.getElementById('cells'), s = document.\
-                 getElementById('slider'); s.value = 3; s.dispatchEvent(new Event('input')); const r = c.getBoundingClientRect();\
-                 c.dispatchEvent(new MouseEvent('click', { clientX: r.left + 3, clientY: r.bottom - 3 })); })</script></html>";
-    let clicked = out.join("clicked.html");
-    std::fs::write(&clicked, page.replace("</html>", click)).unwrap();
-    let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
-    let url = format!("file://{}", clicked.display());
-    let flags =
-        ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", &profile, &url];
-    let shown = std::process::Command::new(browser).args(flags).output().unwrap();
-    let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
-    assert!(!log.contains("CONSOLE"), "{log}");
-    let last = trace.steps.len() - 1;
-    assert!(dom.contains(&format!("layer 3, {last} → 0: ")), "{dom}");
-    assert!(dom.contains("is looked at: step 0, question"), "{dom}");
-    assert!(dom.contains("How many coins does Ann have?"), "{dom}");
+    assert!(page.contains("How many coins does Ann have?") && page.contains("default-src 'none'"), "{page}");
+    assert!(!page.contains("{{") && !page.contains("<link") && !page.contains(" src="), "{page}");
 }

@@ -20,13 +20,14 @@ const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-const FILES: [File; 9] = [
+const FILES: [File; 10] = [
     ("/", HTML, include_str!("page/index.html")),
     ("/index.html", HTML, include_str!("page/index.html")),
     ("/page/style.css", STYLE, include_str!("page/style.css")),
     ("/page/main.js", SCRIPT, include_str!("page/main.js")),
     ("/page/api.js", SCRIPT, include_str!("page/api.js")),
-    ("/page/map.js", SCRIPT, include_str!("page/map.js")),
+    ("/page/map.css", STYLE, include_str!("../pages/map.css")),
+    ("/page/map.js", SCRIPT, include_str!("../pages/map.js")),
     ("/page/settings.js", SCRIPT, include_str!("page/settings.js")),
     ("/page/store.js", SCRIPT, include_str!("page/store.js")),
     ("/page/view.js", SCRIPT, include_str!("page/view.js")),

@@ -1,7 +1,7 @@
 // Messages on the page.
 
 import { add, call, markdown } from "./api.js";
-import { drawMaps } from "./map.js";
+import { StepMap } from "./map.js";
 
 /** Milliseconds between two renderings of an answer that grows. */
 const PAUSE = 400;
@@ -111,7 +111,8 @@ export class AnswerView {
     button.onclick = async () => {
       button.disabled = true;
       try {
-        drawMaps(this.box, await (await call("/v1/saliency", { id, method: "attention" })).json());
+        const found = await (await call("/v1/saliency", { id, method: "attention" })).json();
+        new StepMap(this.box, asRun(found)).box.scrollIntoView({ block: "nearest" });
       } catch (error) {
         this.fail(error);
       }
@@ -121,6 +122,13 @@ export class AnswerView {
   fail(error) {
     add(this.box, "div", "error", error.message);
   }
+}
+
+/** The answer of /v1/saliency as the step map takes it. Steps have the numbers of steps.csv: the question is 0. */
+function asRun({ steps, layers }) {
+  const rows = ({ values }) => Float32Array.from(values.flat(), (value) => value ?? NaN);
+  const shown = layers.map(({ layer, maps }) => ({ layer, values: rows(maps[0]), below: null }));
+  return { unit: layers[0].maps[0].unit, steps, layers: shown };
 }
 
 function addCopy(parent, text, name) {

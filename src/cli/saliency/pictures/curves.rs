@@ -12,12 +12,16 @@ const CURVES: [(&str, &str); 3] = [
     ("#009e73", "summary: to the thinking"),
 ];
 
+/// Nothing to be seen, but on a page, which shows with it what layers its map is of.
+const SHOWN: &str = r#"id="layers-shown" fill="none""#;
+
 /// The shares of every layer, each with what an even map would give as a dashed line.
 pub fn curves(pictures: &Pictures<'_>) -> String {
     let (left, top, width, height) = (56.0, 56.0, 560.0, 300.0);
     let mut svg = Svg::new(left + width + 30.0, top + height + 44.0 + 18.0 * CURVES.len() as f64);
     svg.text(left, 22.0, "start", 15.0, &format!("Shares of {} by layer", pictures.title()));
     svg.text(left, 40.0, "start", 10.0, &format!("dashed: if all were looked at alike. {}", pictures.caption));
+    svg.rectangle((left, top), (width, height), SHOWN);
     let y = |share: f64| top + height * (1.0 - share);
     for tenth in (0..=10).step_by(2) {
         let share = f64::from(tenth) / 10.0;

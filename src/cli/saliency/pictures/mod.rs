@@ -44,7 +44,7 @@ impl Pictures<'_> {
         both(&folder.join("heatmap"), &heatmap::grid(self, &scale))?;
         let curves = curves::curves(self);
         both(&folder.join("curves"), &curves)?;
-        let page = page::page(self, &scale, &curves);
+        let page = page::page(self, &curves);
         output::write_file(&folder.join("index.html"), |out| out.write_all(page.as_bytes()))
     }
 
