@@ -4,6 +4,7 @@
 
 mod common;
 mod program;
+mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 
 use program::{Outcome, program as run_program, run, stepflow};
 use serde_json::Value;
+use tiny::{Arch, WeightType};
 
 /// A host, a plug-in and a model.
 struct Setting {
@@ -77,20 +79,35 @@ fn setting() -> &'static Setting {
     })
 }
 
+/// Whose answers the host prints.
+#[derive(Clone, Copy)]
+enum Models {
+    Builtin,
+    Tiny,
+    /// The builtin's first; they answer at the same time.
+    Both,
+}
+
 /// How the host runs.
 #[derive(Clone, Copy)]
 struct Host {
+    models: Models,
     /// 0 without, 1 with flash attention, 2 with Q8_0 caches too.
     flash: u8,
     unified: bool,
 }
 
-const FLASH: Host = Host { flash: 1, unified: true };
+const FLASH: Host = Host { models: Models::Builtin, flash: 1, unified: true };
 
 impl Host {
     fn command(self, prompts: &[&str]) -> Command {
         let Setting { host, model, .. } = setting();
-        let mut command = run_program(host, [model.as_os_str()]);
+        let tiny = || tiny::tiny(Arch::Llama, WeightType::F32);
+        let first = if let Models::Tiny = self.models { tiny() } else { model.clone() };
+        let mut command = run_program(host, [first.as_os_str()]);
+        if let Models::Both = self.models {
+            command.env("HOST_SECOND", tiny());
+        }
         command.args([self.flash.to_string(), N.to_string(), u8::from(self.unified).to_string()]).args(prompts);
         command
     }
@@ -151,7 +168,7 @@ fn count(stats: &Value, name: &str) -> i64 {
 #[test]
 fn it_does_in_another_program_what_this_one_does() {
     for flash in [0, 1, 2] {
-        let host = Host { flash, unified: true };
+        let host = Host { flash, ..FLASH };
         let (tokens, stats, outcome) = host.plugged(&PROMPTS[..1], &[]);
         let (all, expected, _) = of_program(PROMPTS[0], flash);
         // The program ends where the model does.
@@ -204,7 +221,7 @@ fn its_traces_are_those_of_the_program() {
 #[test]
 fn without_effect_the_tokens_are_the_programs_own() {
     for flash in [0, 1, 2] {
-        let host = Host { flash, unified: true };
+        let host = Host { flash, ..FLASH };
         let off = [("STEPFLOW_TAU_MAX", "0"), ("STEPFLOW_ALPHA", "0")];
         assert_eq!(host.plugged(&PROMPTS, &off).0, host.alone(&PROMPTS), "flash {flash}");
         assert_eq!(host.plugged(&PROMPTS, &[("STEPFLOW_CHECK", "on")]).0, host.alone(&PROMPTS), "flash {flash}");
@@ -224,6 +241,22 @@ fn texts_side_by_side_are_told_apart() {
             let sum: i64 = alone.iter().map(|(_, stats, _)| count(stats, name)).sum();
             assert_eq!(count(&stats, name), sum, "unified {unified}, {name}");
         }
+    }
+}
+
+#[test]
+fn two_models_at_once_have_books_of_their_own() {
+    for flash in [0, 1] {
+        // Random weights look at all cells about alike, which meets the paper's floor.
+        let of = |models| Host { models, flash, ..FLASH }.plugged(&PROMPTS[..2], &[("STEPFLOW_TAU_MAX", "0.7")]);
+        let [(first, own, _), (second, others, _), (both, stats, outcome)] =
+            [Models::Builtin, Models::Tiny, Models::Both].map(of);
+        assert_eq!(both, [first, second].concat(), "flash {flash}");
+        for name in ["rows_seen", "rows_bridged", "injections"] {
+            assert!(count(&own, name) > 0, "flash {flash}, {name}");
+            assert_eq!(count(&stats, name), count(&own, name) + count(&others, name), "flash {flash}, {name}");
+        }
+        assert!(count(&others, "rows_bridged") > 0 && !outcome.stderr.contains("left alone"), "{}", outcome.stderr);
     }
 }
 
