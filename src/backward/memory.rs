@@ -1,8 +1,8 @@
 //! What a pass takes, before it begins.
 
 use super::attention::{KEYS, ROWS, SHARES};
+use super::pass::rows_of_chunk;
 use crate::llama::Model;
-use crate::llama::replay::CHUNK;
 
 /// Bytes that a pass takes beside the model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,8 @@ impl Needed {
     pub fn new(model: &Model, n_tokens: usize, n_threads: i32, repaired: bool) -> Self {
         let gguf = model.metadata();
         let size = |name: &str| gguf.arch_u64(name).unwrap_or(0);
-        let (n, rows, width) = (n_tokens.next_multiple_of(CHUNK) as u64, CHUNK as u64, size("embedding_length"));
+        let rows = rows_of_chunk(n_tokens.max(1));
+        let (n, rows, width) = (n_tokens.next_multiple_of(rows) as u64, rows as u64, size("embedding_length"));
         let heads = (0..model.n_layer()).map(|layer| model.n_head(layer) as u64).max().unwrap_or(1);
         let heads_kv = size("attention.head_count_kv").max(1);
         let key = gguf.arch_u64("attention.key_length").unwrap_or(width / heads.max(1));

@@ -1,6 +1,7 @@
 //! The whole of it: forward through all layers, and back.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use super::attention::{self, Watch};
 use super::inputs::Inputs;
 use super::loss::differentiate;
 use super::repairs::{LayerRepair, Repairs};
-use crate::llama::replay::{Attention, CHUNK, Part, Recorded, Replay, Which, Workspace};
+use crate::llama::replay::{Attention, Part, Recorded, Replay, Which, Workspace};
 use crate::llama::{ContextParams, LlamaError, Token};
 
 /// The sequence to differentiate over, and how.
@@ -104,7 +105,8 @@ impl<'a> Pass<'a> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
         let threads = threads.map_err(|error| failed(error.to_string()))?;
         let mut check = |recorded: &Recorded<'_>| threads.install(|| check_attention(recorded));
-        let replay = Replay::record(self.model, self.tokens, CHUNK, self.n_threads, &self.interrupt, &mut check)?;
+        let n_rows = rows_of_chunk(self.tokens.len());
+        let replay = Replay::record(self.model, self.tokens, n_rows, self.n_threads, &self.interrupt, &mut check)?;
         threads.install(|| self.run_on(replay, watch, visit, progress))
     }
 
@@ -139,6 +141,14 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// Rows of a chunk at most: more take more memory, and fewer have weights dequantized more often.
+const MOST_ROWS: usize = 128;
+
+/// Rows of the chunks that a sequence is cut into: the last one is to be nearly full.
+pub(super) fn rows_of_chunk(n_tokens: usize) -> usize {
+    n_tokens.div_ceil(n_tokens.div_ceil(MOST_ROWS)).next_multiple_of(4)
+}
+
 /// Whether a model's layers can be run again and differentiated: a few tokens are run through it.
 ///
 /// # Errors
@@ -159,7 +169,7 @@ fn check_attention(recorded: &Recorded<'_>) -> Result<(), String> {
         .iter()
         .zip(outputs)
         .fold(0.0f32, |error, (a, b)| if (a - b).abs() <= error { error } else { (a - b).abs() });
-    // Sums of up to CHUNK products of float32 in another order; a mask that was not understood is far off.
+    // Sums of as many products of float32 as a chunk has rows, in another order; a mask that was not understood is far off.
     if error <= 1e-4 * largest {
         Ok(())
     } else {
@@ -203,9 +213,15 @@ impl<'a> Run<'a> {
         let (adjoints, head) = adjoints(&mut replay)?;
         let logits = replay.head.targets().to_vec();
         replay.head.keep(logits);
-        let n_padded = pass.tokens.len().next_multiple_of(CHUNK);
+        let n_padded = pass.tokens.len().next_multiple_of(replay.n_rows);
         let inputs = Inputs::new(n_padded * replay.width(), pass.inputs_in_file).map_err(temporary)?;
         Ok(Self { pass, replay, adjoints, head, inputs, n_padded })
+    }
+
+    /// The rows, cut into as many as parts run with.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (n_padded, n_rows) = (self.n_padded, self.replay.n_rows);
+        (0..n_padded).step_by(n_rows).map(move |first| first..first + n_rows)
     }
 
     fn check_interrupt(&self) -> Result<(), LlamaError> {
@@ -226,11 +242,11 @@ impl<'a> Run<'a> {
             let layer = &self.replay.layers[number];
             let per_token = [width, layer.attention.n_head * layer.attention.value_dim];
             let mut y = vec![0.0; x.len()];
-            for first in (0..self.n_padded).step_by(CHUNK) {
-                let given = [chunk(&x, first, per_token[0]), chunk(&outputs, first, per_token[1])];
-                run(&layer.post, &mut self.replay.workspace, Which::Targets, &given, first)?;
-                let rows = layer.post.rows(&self.replay.workspace, layer.post.targets()[0]);
-                y[first * width..][..rows.len()].copy_from_slice(&rows);
+            for rows in self.chunks() {
+                let given = [chunk(&x, &rows, per_token[0]), chunk(&outputs, &rows, per_token[1])];
+                run(&layer.post, &mut self.replay.workspace, Which::Targets, &given, rows.start)?;
+                let made = layer.post.rows(&self.replay.workspace, layer.post.targets()[0]);
+                y[rows.start * width..][..made.len()].copy_from_slice(&made);
             }
             x = y;
             self.check_interrupt()?;
@@ -246,11 +262,11 @@ impl<'a> Run<'a> {
         let Attention { n_head, n_head_kv, key_dim, value_dim, .. } = layer.attention;
         let sizes = [n_head * key_dim, n_head_kv * key_dim, n_head_kv * value_dim];
         let mut all = sizes.map(|size| vec![0.0; n_padded * size]);
-        for first in (0..n_padded).step_by(CHUNK) {
-            run(&layer.pre, &mut self.replay.workspace, Which::Targets, &[chunk(x, first, width)], first)?;
+        for rows in self.chunks() {
+            run(&layer.pre, &mut self.replay.workspace, Which::Targets, &[chunk(x, &rows, width)], rows.start)?;
             for ((to, size), target) in all.iter_mut().zip(sizes).zip(layer.pre.targets()) {
-                let rows = layer.pre.rows(&self.replay.workspace, *target);
-                to[first * size..][..rows.len()].copy_from_slice(&rows);
+                let made = layer.pre.rows(&self.replay.workspace, *target);
+                to[rows.start * size..][..made.len()].copy_from_slice(&made);
             }
         }
         let [queries, keys, values] = all;
@@ -294,17 +310,17 @@ impl<'a> Run<'a> {
         let (mut loss, mut gradient) = (0.0, vec![0.0; x.len()]);
         // Row t predicts token t + 1.
         let target = |row: usize| (row + 1 < tokens.len() && counted[row + 1]).then(|| tokens[row + 1].0 as usize);
-        for first in (0..self.n_padded).step_by(CHUNK) {
-            let targets: Vec<Option<usize>> = (first..first + CHUNK).map(target).collect();
+        for rows in self.chunks() {
+            let targets: Vec<Option<usize>> = rows.clone().map(target).collect();
             if targets.iter().all(Option::is_none) {
                 continue;
             }
             let head = &self.replay.head;
-            run(head, &mut self.replay.workspace, Which::Kept, &[chunk(&x, first, width)], first)?;
+            run(head, &mut self.replay.workspace, Which::Kept, &[chunk(&x, &rows, width)], rows.start)?;
             let mut logits = head.rows(&self.replay.workspace, head.targets()[0]);
             loss += differentiate(&mut logits, &targets, n_counted);
-            let by_input = self.head.run(head, &self.replay.workspace, &[&logits]).remove(0);
-            gradient[first * width..][..by_input.len()].copy_from_slice(&by_input);
+            let by_input = self.head.run(head, &self.replay.workspace, vec![logits.into()]).remove(0);
+            gradient[rows.start * width..][..by_input.len()].copy_from_slice(&by_input);
             self.check_interrupt()?;
         }
         Ok((loss / n_counted as f64, gradient))
@@ -341,11 +357,14 @@ impl<'a> Run<'a> {
         let mut by = [queries, keys, values];
         by.iter_mut().zip(sizes).for_each(|(by, size)| by.resize(self.n_padded * size, 0.0));
         let ([pre, _], layer) = (&self.adjoints[number], &self.replay.layers[number]);
-        for first in (0..self.n_padded).step_by(CHUNK) {
-            run(&layer.pre, &mut self.replay.workspace, Which::Kept, &[chunk(&x, first, width)], first)?;
-            let by_targets: Vec<&[f32]> = by.iter().zip(sizes).map(|(by, size)| chunk(by, first, size)).collect();
-            let by_input = pre.run(&layer.pre, &self.replay.workspace, &by_targets).remove(0);
-            gradient[first * width..][..by_input.len()].iter_mut().zip(&by_input).for_each(|(to, from)| *to += from);
+        for rows in self.chunks() {
+            run(&layer.pre, &mut self.replay.workspace, Which::Kept, &[chunk(&x, &rows, width)], rows.start)?;
+            let by_targets = by.iter().zip(sizes).map(|(by, size)| chunk(by, &rows, size).into()).collect();
+            let by_input = pre.run(&layer.pre, &self.replay.workspace, by_targets).remove(0);
+            gradient[rows.start * width..][..by_input.len()]
+                .iter_mut()
+                .zip(&by_input)
+                .for_each(|(to, from)| *to += from);
         }
         Ok(LayerResult { layer: number, n_head, watcher, sensitivity })
     }
@@ -373,12 +392,12 @@ impl<'a> Run<'a> {
         let ([_, post], layer) = (&self.adjoints[number], &self.replay.layers[number]);
         let (width, of_heads) = (self.replay.width(), layer.attention.n_head * layer.attention.value_dim);
         let mut by_outputs = vec![0.0; outputs.len()];
-        for first in (0..self.n_padded).step_by(CHUNK) {
-            let given = [chunk(x, first, width), chunk(outputs, first, of_heads)];
-            run(&layer.post, &mut self.replay.workspace, Which::Kept, &given, first)?;
-            let by = post.run(&layer.post, &self.replay.workspace, &[chunk(gradient, first, width)]);
-            gradient[first * width..][..by[0].len()].copy_from_slice(&by[0]);
-            by_outputs[first * of_heads..][..by[1].len()].copy_from_slice(&by[1]);
+        for rows in self.chunks() {
+            let given = [chunk(x, &rows, width), chunk(outputs, &rows, of_heads)];
+            run(&layer.post, &mut self.replay.workspace, Which::Kept, &given, rows.start)?;
+            let by = post.run(&layer.post, &self.replay.workspace, vec![chunk(gradient, &rows, width).into()]);
+            gradient[rows.start * width..][..by[0].len()].copy_from_slice(&by[0]);
+            by_outputs[rows.start * of_heads..][..by[1].len()].copy_from_slice(&by[1]);
         }
         Ok(by_outputs)
     }
@@ -405,9 +424,9 @@ fn through_groups(
     found
 }
 
-/// The rows of a chunk.
-fn chunk(rows: &[f32], first: usize, width: usize) -> &[f32] {
-    &rows[first * width..(first + CHUNK) * width]
+/// Some rows.
+fn chunk<'a>(all: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &all[rows.start * width..rows.end * width]
 }
 
 fn run(part: &Part, workspace: &mut Workspace, which: Which, given: &[&[f32]], first: usize) -> Result<(), LlamaError> {

@@ -39,10 +39,10 @@ impl Adjoint {
 
     /// The loss's derivatives by all that the part was given, from those by its targets, row after row. The part has run, and
     /// kept what it was asked to.
-    pub fn run(&self, part: &Part, workspace: &Workspace, by_targets: &[&[f32]]) -> Vec<Vec<f32>> {
+    pub fn run(&self, part: &Part, workspace: &Workspace, by_targets: Vec<Cow<'_, [f32]>>) -> Vec<Vec<f32>> {
         let mut pass = Pass { part, workspace, gradients: vec![None; part.nodes().len()] };
         for (target, gradient) in part.targets().iter().zip(by_targets) {
-            pass.add(*target, Cow::Borrowed(gradient));
+            pass.add(*target, gradient);
         }
         for (i, node) in part.nodes().iter().enumerate().rev() {
             if self.depends[i] && !matches!(node.operation, Operation::Given | Operation::View) {

@@ -43,7 +43,7 @@ fn check(name: &str, shapes: &[[i64; 4]], build: impl FnOnce(&mut Bench, &[Tenso
     let expected = (4.0 * difference(STEP, &mut value) - difference(2.0 * STEP, &mut value)) / 3.0;
     let given: Vec<&[f32]> = data.iter().map(Vec::as_slice).collect();
     part.run(&mut workspace, Which::Kept, &given, 3).unwrap();
-    let gradients = adjoint.run(&part, &workspace, &[&by_target]);
+    let gradients = adjoint.run(&part, &workspace, vec![by_target.into()]);
     let along = |(gradient, way): (&Vec<f32>, &Vec<f32>)| -> f64 {
         gradient.iter().zip(way).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     };

@@ -14,5 +14,5 @@ pub use node::{Glu, Layout, Node, Operation, Unary};
 #[cfg(test)]
 pub(crate) use part::tests::Bench;
 pub use part::{Part, Which, Workspace};
-pub use record::{Attention, CHUNK, Layer, Recorded, Replay, Softcap};
+pub use record::{Attention, Layer, Recorded, Replay, Softcap};
 pub use weight::Weight;

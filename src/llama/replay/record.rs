@@ -16,15 +16,14 @@ use crate::graph::layer_of;
 use crate::llama::backend::{backend, take_complaint};
 use crate::llama::{LlamaError, MAX_THREADS, Token};
 
-/// Rows that parts run with. With other numbers of rows, ggml adds up in other orders.
-pub const CHUNK: usize = 256;
-
 /// A model whose layers can be run for each row alone.
 pub struct Replay {
     /// The layers, in order.
     pub layers: Vec<Layer>,
     /// Makes logits of the last layer's output.
     pub head: Part,
+    /// Rows that parts run with: with other numbers of rows, ggml adds up in other orders.
+    pub n_rows: usize,
     /// The embedding of each token, by row.
     pub embedding: Weight,
     /// Memory and threads for the parts.
@@ -147,7 +146,7 @@ impl Replay {
         let missing = |what: &str| failed(format!("found no {what} in the model's graph"));
         let embedding = embedding.ok_or_else(|| missing("embedding of tokens"))?;
         let head = head.ok_or_else(|| missing("logits"))?;
-        Ok(Self { layers, head, embedding, workspace, _model: model })
+        Ok(Self { layers, head, n_rows, embedding, workspace, _model: model })
     }
 
     /// The embedding of a token.
