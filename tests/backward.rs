@@ -169,3 +169,32 @@ fn derivatives_through_the_repairs_are_the_oracles() {
         }
     }
 }
+
+#[test]
+fn bits_depend_neither_on_threads_nor_on_where_inputs_wait() {
+    let path = tiny::tiny(Arch::Qwen3, WeightType::Q8_0);
+    let tokens: Vec<Token> = (0..300).map(|i| Token(20 + i * 37 % 150)).collect();
+    let counted = vec![true; tokens.len()];
+    let run = |n_threads: i32, inputs_in_file: bool| {
+        let mut products = vec![Vec::new(); N_LAYERS];
+        let mut visit = |result: LayerResult<All>| products[result.layer] = result.watcher.0;
+        let outcome = Pass { n_threads, inputs_in_file, ..Pass::new(&path, &tokens, &counted) }
+            .run(&|_| All(Vec::new()), &mut visit, &mut |_, _| {})
+            .unwrap();
+        (outcome.loss.to_bits(), products)
+    };
+    let one = run(1, false);
+    for (n_threads, inputs_in_file) in [(2, false), (3, true)] {
+        assert!(run(n_threads, inputs_in_file) == one, "{n_threads} threads, in a file: {inputs_in_file}");
+    }
+}
+
+#[test]
+fn a_model_without_attention_is_refused_by_name() {
+    let path = tiny::tiny(Arch::Mamba, WeightType::F32);
+    let error = stepflow::backward::try_out(&path, 1).unwrap_err().to_string();
+    assert!(error.contains("cannot be differentiated"), "{error}");
+    let path = tiny::tiny(Arch::Deepseek2, WeightType::F32);
+    let error = stepflow::backward::try_out(&path, 1).unwrap_err().to_string();
+    assert!(error.contains("cannot be differentiated"), "{error}");
+}

@@ -150,7 +150,6 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
         trace.tokens.resize(3000, token);
         trace.steps[last].tokens.end = 3000;
     });
-    refused(&long, &[], 1, "3000 tokens, but the model's context holds 2048");
     let good = folder.path().join("trace.json");
     refused(&good, &["--method", "gradient", "--memory", "1M"], 1, "needs about");
     refused(&good, &["--memory", "1K"], 1, "steps in 12 layers take about");
@@ -298,4 +297,123 @@ fn pictures_and_a_page_of_one_file_are_left() {
     let page = std::fs::read_to_string(out.join("index.html")).unwrap();
     assert!(page.contains("How many coins does Ann have?") && page.contains("default-src 'none'"), "{page}");
     assert!(!page.contains("{{") && !page.contains("<link") && !page.contains(" src="), "{page}");
+}
+
+/// Arguments of a run on a trace, into a folder.
+fn measured(command: &str, trace: &Path, out: &Path, flags: &[&str]) -> program::Outcome {
+    let args = [command, trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()];
+    run(stepflow(args.iter().chain(flags)))
+}
+
+#[test]
+fn heads_add_up_to_their_layers() {
+    let (folder, trace) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    assert_eq!(measured("saliency", &path, &out, &["--heads"]).code(), Some(0));
+    let heads = table(&out.join("heads.csv"));
+    let n = trace.steps.len();
+    assert_eq!(heads.len(), 12 * 4 * n * (n + 1) / 2);
+    let key = |row: &BTreeMap<String, String>| ["layer", "query_step", "key_step"].map(|column| row[column].clone());
+    let mut sums: BTreeMap<_, (f64, f64)> = BTreeMap::new();
+    for row in &heads {
+        let sum = sums.entry(key(row)).or_default();
+        *sum = (sum.0 + number(row, "saliency"), sum.1 + number(row, "signed"));
+    }
+    for row in table(&out.join("cells.csv")) {
+        let (saliency, signed) = sums[&key(&row)];
+        let expected = if row["metric"] == "saliency" { saliency / 4.0 } else { signed };
+        // The same numbers added in another order, in float64.
+        assert!((number(&row, "value") - expected).abs() <= 1e-12 * saliency.max(1e-300), "{row:?} {expected}");
+    }
+    assert_eq!(measured("saliency", &path, &out, &["--heads", "--parquet"]).code(), Some(0));
+    assert!(!out.join("heads.csv").exists(), "of the run before");
+    let file = std::fs::File::open(out.join("heads.parquet")).unwrap();
+    let rows =
+        parquet::file::reader::FileReader::metadata(&parquet::file::reader::SerializedFileReader::new(file).unwrap())
+            .file_metadata()
+            .num_rows();
+    assert_eq!(rows as usize, heads.len());
+    let model = stepflow::builtin::path().unwrap();
+    let flags = ["--heads", "--method", "attention", "-m", model.to_str().unwrap()];
+    measured("saliency", &path, &out, &flags).assert_fails(2, "--heads is for --method gradient");
+}
+
+#[test]
+fn maps_of_the_repaired_model_are_its_own() {
+    let (folder, _) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let cells = |flags: &[&str]| {
+        let outcome = measured("saliency", &path, &out, flags);
+        assert_eq!(outcome.code(), Some(0), "{flags:?}: {outcome:?}");
+        let about: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+        (table(&out.join("cells.csv")).iter().map(|row| number(row, "value")).collect::<Vec<_>>(), about)
+    };
+    let (plain, about) = cells(&[]);
+    assert!(about["stepflow_settings"]["oeb"].is_null() && about["stepflow_settings"]["smi"].is_null());
+    let (repaired, about) = cells(&["--stepflow"]);
+    assert_eq!(about["stepflow_settings"]["smi"]["window"], "4");
+    assert_ne!(plain, repaired);
+    let (idle, _) = cells(&["--stepflow", "--tau-max", "0", "--alpha", "0"]);
+    // OEB's groups are summed one by one, which is another order.
+    let largest = plain.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    assert!(plain.iter().zip(&idle).all(|(a, b)| (a - b).abs() <= 1e-6 * largest));
+    measured("saliency", &path, &out, &["--tau-max", "0.1"]).assert_fails(2, "turns it on");
+    let model = stepflow::builtin::path().unwrap();
+    let flags = ["--stepflow", "--method", "probe", "-m", model.to_str().unwrap()];
+    measured("saliency", &path, &out, &flags).assert_fails(2, "--stepflow is for --method gradient");
+}
+
+#[test]
+fn inputs_of_layers_wait_in_a_file_where_memory_is_short() {
+    let (folder, _) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("maps"));
+    let outcome = measured("saliency", &path, &out, &["--method", "gradient"]);
+    let said = outcome.stderr.split("needs about ").nth(1).unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
+    let mut sizes = said.split(", and ").map(|part| {
+        let mut words = part.split_whitespace();
+        let number: f64 = words.next().unwrap().parse().unwrap();
+        number * if words.next().unwrap().starts_with("MiB") { 1024.0 } else { 1.0 }
+    });
+    let (work, inputs) = (sizes.next().unwrap(), sizes.next().unwrap());
+    let short = format!("{}K", (work + inputs / 2.0) as u64);
+    let cells = std::fs::read(out.join("cells.csv")).unwrap();
+    let flags = ["--method", "gradient", "--memory", &short];
+    let outcome = measured("saliency", &path, &out, &flags);
+    assert!(outcome.stderr.contains("in a temporary file"), "{outcome:?}");
+    assert_eq!(std::fs::read(out.join("cells.csv")).unwrap(), cells);
+    std::fs::remove_dir_all(&out).unwrap();
+    let args = ["saliency", path.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()];
+    let mut command = stepflow(args.iter().chain(&flags));
+    command.env("TMPDIR", folder.path().join("nowhere"));
+    let outcome = run(command);
+    assert_eq!(outcome.code(), Some(1), "{outcome:?}");
+    let error = outcome.stderr.lines().last().unwrap();
+    assert!(error.contains("cannot be kept in a temporary file in") && error.contains("nowhere"), "{outcome:?}");
+}
+
+#[test]
+fn sensitivity_tells_of_every_head() {
+    let (folder, _) = traced();
+    let (path, out) = (folder.path().join("trace.json"), folder.path().join("sensitivity"));
+    let outcome = measured("sensitivity", &path, &out, &["--tau", "0.1,0.15"]);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(outcome.text().contains("SMI at alpha 0.06 in the last quarter"), "{outcome:?}");
+    let rows = table(&out.join("sensitivity.csv"));
+    assert_eq!(rows.len(), 12 * 4 * 3);
+    assert!(rows.iter().all(|row| row["se"].is_empty() && row["n_traces"] == "1"));
+    assert!(out.join("sensitivity.svg").is_file() && out.join("sensitivity.png").is_file());
+    let outcome = measured("sensitivity", &path, &out, &["--stepflow"]);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    let rows = table(&out.join("sensitivity.csv"));
+    // By default OEB is in the first quarter of the layers, SMI in the last.
+    let has = |row: &&BTreeMap<String, String>| number(row, "mean") != 0.0;
+    let layers = |quantity: &str| -> Vec<usize> {
+        let of =
+            rows.iter().filter(|row| row["quantity"] == quantity).filter(has).map(|row| row["layer"].parse().unwrap());
+        of.collect()
+    };
+    assert!(!layers("dL_dalpha").is_empty() && layers("dL_dalpha").iter().all(|layer| *layer >= 9));
+    assert!(layers("dL_dtau").iter().all(|layer| *layer < 3));
+    measured("sensitivity", &path, &out, &["--tau", "2"]).assert_fails(2, "0..1");
+    measured("sensitivity", &path, &out, &["--tau-max", "0.1"]).assert_fails(2, "turns it on");
 }

@@ -118,7 +118,7 @@ impl<'a> Pass<'a> {
         progress: Progress<'_>,
     ) -> Result<Outcome, LlamaError> {
         let failed = |reason| LlamaError::Replay { reason };
-        let mut run = Run::new(self, replay).map_err(failed)?;
+        let mut run = Run::new(self, replay)?;
         let (n_layer, first) = (run.replay.layers.len(), self.first_layer);
         let n_passes = 2 * n_layer - first;
         run.forward(&mut |layer| progress(layer, n_passes))?;
@@ -209,8 +209,8 @@ struct Attended {
 }
 
 impl<'a> Run<'a> {
-    fn new(pass: &'a Pass<'a>, mut replay: Replay) -> Result<Self, String> {
-        let (adjoints, head) = adjoints(&mut replay)?;
+    fn new(pass: &'a Pass<'a>, mut replay: Replay) -> Result<Self, LlamaError> {
+        let (adjoints, head) = adjoints(&mut replay).map_err(|reason| LlamaError::Replay { reason })?;
         let logits = replay.head.targets().to_vec();
         replay.head.keep(logits);
         let n_padded = pass.tokens.len().next_multiple_of(replay.n_rows);
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
             self.replay.embed(*token, to);
         }
         for number in 0..self.replay.layers.len() {
-            self.inputs.push(&x).map_err(|error| LlamaError::Replay { reason: temporary(error) })?;
+            self.inputs.push(&x).map_err(temporary)?;
             let attended = self.attend(number, &x)?;
             let outputs = attended.forward.outputs;
             let layer = &self.replay.layers[number];
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
             self.check_interrupt()?;
             progress(number + 1);
         }
-        self.inputs.push(&x).map_err(|error| LlamaError::Replay { reason: temporary(error) })
+        self.inputs.push(&x).map_err(temporary)
     }
 
     /// Runs a layer up to its attention.
@@ -304,7 +304,7 @@ impl<'a> Run<'a> {
     fn head(&mut self) -> Result<(f64, Vec<f32>), LlamaError> {
         let (tokens, counted) = (self.pass.tokens, self.pass.counted);
         let n_layer = self.replay.layers.len();
-        let x = self.inputs.take(n_layer).map_err(|error| LlamaError::Replay { reason: temporary(error) })?;
+        let x = self.inputs.take(n_layer).map_err(temporary)?;
         let width = self.replay.width();
         let n_counted = counted[1..].iter().filter(|counted| **counted).count().max(1);
         let (mut loss, mut gradient) = (0.0, vec![0.0; x.len()]);
@@ -334,7 +334,7 @@ impl<'a> Run<'a> {
         watch: &(dyn Fn(usize) -> W + Sync),
     ) -> Result<LayerResult<W>, LlamaError> {
         self.check_interrupt()?;
-        let x = self.inputs.take(number).map_err(|error| LlamaError::Replay { reason: temporary(error) })?;
+        let x = self.inputs.take(number).map_err(temporary)?;
         let Attended { queries, keys, values, forward } = self.attend(number, &x)?;
         let Attention { n_head, n_head_kv, key_dim, value_dim, .. } = self.replay.layers[number].attention;
         let width = self.replay.width();
@@ -433,6 +433,6 @@ fn run(part: &Part, workspace: &mut Workspace, which: Which, given: &[&[f32]], f
     part.run(workspace, which, given, first).map_err(|reason| LlamaError::Replay { reason })
 }
 
-fn temporary(error: io::Error) -> String {
-    format!("the layers' inputs cannot be kept in a temporary file in {}: {error}", std::env::temp_dir().display())
+fn temporary(source: io::Error) -> LlamaError {
+    LlamaError::Temporary { folder: std::env::temp_dir(), source }
 }

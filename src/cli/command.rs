@@ -43,6 +43,8 @@ pub enum Command {
     Tune(tune::TuneArgs),
     /// How much each step of a trace draws on each earlier one, layer by layer.
     Saliency(saliency::SaliencyArgs),
+    /// How the loss of traces hangs on StepFlow's settings, in every layer and head.
+    Sensitivity(saliency::sensitivity::SensitivityArgs),
     /// Serve the model to editors, chat pages and scripts, through the API of llama-server, OpenAI and Anthropic.
     Serve(Box<serve::ServeArgs>),
     /// Run a program that loads llama.cpp as a library, such as llama-server, with StepFlow inside it.

@@ -90,6 +90,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Saliency(args)) => saliency::run(&args),
+        Some(Command::Sensitivity(args)) => saliency::sensitivity::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Plug(args)) => plug::run(&args),
         Some(Command::Completions { shell }) => shell::completions(shell),

@@ -57,6 +57,14 @@ pub enum LlamaError {
         /// What is not known of it.
         reason: String,
     },
+    /// No temporary file could be made, written or read.
+    #[error("the layers' inputs cannot be kept in a temporary file in {}: {source}", folder.display())]
+    Temporary {
+        /// The folder for temporary files.
+        folder: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Decoding was interrupted on request.
     #[error("interrupted")]
     Interrupted,

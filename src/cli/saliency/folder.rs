@@ -19,10 +19,15 @@ pub fn check(out: &Path, names: &[&str]) -> Result<(), Usage> {
     }
 }
 
-/// Makes the folder, and finds out whether files can be written there.
+/// Makes the folder of a run, and finds out whether files can be written there.
 pub fn make(out: &Path) -> anyhow::Result<()> {
+    make_for(out, "cells.csv")
+}
+
+/// Makes a folder for a file.
+pub fn make_for(out: &Path, file: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    output::check_writable(&out.join("cells.csv"))
+    output::check_writable(&out.join(file))
 }
 
 /// Removes it, if it is empty: nothing was measured.
@@ -33,7 +38,10 @@ pub fn leave(out: &Path) {
 /// Removes the files of an earlier run that this one may not write again.
 pub fn clear(out: &Path) -> anyhow::Result<()> {
     let layers = std::fs::read_dir(out.join("layers")).into_iter().flatten().flatten().map(|entry| entry.path());
-    for path in layers.filter(|path| is_layer(path)).chain([out.join("cells.parquet")]) {
+    for path in layers
+        .filter(|path| is_layer(path))
+        .chain(["cells.parquet", "heads.csv", "heads.parquet"].map(|name| out.join(name)))
+    {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 bail!("cannot remove {} of an earlier run: {error}", path.display())

@@ -7,6 +7,7 @@ mod input;
 mod measure;
 mod parquet;
 mod pictures;
+pub mod sensitivity;
 mod tables;
 mod trace;
 mod verdict;
@@ -41,6 +42,9 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         bail!(Usage("--lora: maps are of the model alone; merge the adapter into it first".to_owned()));
     }
     let stepflow = setup::stepflow_config(&args.repairs)?;
+    if !stepflow.is_on() && args.repairs.any_given() {
+        bail!(Usage("settings of a repair that is off: --stepflow, --oeb or --smi turns it on".to_owned()));
+    }
     let inputs = input::read(&args.input)?;
     let model = setup::load_model(&args.model)?;
     // All of them, so that a bad one costs no measuring of others.
