@@ -145,11 +145,6 @@ fn what_is_no_trace_of_the_model_is_refused_in_one_line() {
         trace.tokens.truncate(trace.steps[0].tokens.end);
     });
     refused(&one, &[], 1, "at least two steps, found 1");
-    let long = write("long.json", &|trace| {
-        let (last, token) = (trace.steps.len() - 1, trace.tokens.last().unwrap().clone());
-        trace.tokens.resize(3000, token);
-        trace.steps[last].tokens.end = 3000;
-    });
     let good = folder.path().join("trace.json");
     refused(&good, &["--method", "gradient", "--memory", "1M"], 1, "needs about");
     refused(&good, &["--memory", "1K"], 1, "steps in 12 layers take about");
@@ -303,6 +298,19 @@ fn pictures_and_a_page_of_one_file_are_left() {
 fn measured(command: &str, trace: &Path, out: &Path, flags: &[&str]) -> program::Outcome {
     let args = [command, trace.to_str().unwrap(), "-t", "1", "-o", out.to_str().unwrap()];
     run(stepflow(args.iter().chain(flags)))
+}
+
+#[test]
+fn a_trace_beyond_what_the_model_was_trained_with_is_measured_with_a_warning() {
+    let (folder, mut trace) = traced();
+    let (path, out) = (folder.path().join("long.json"), folder.path().join("maps"));
+    let (last, token) = (trace.steps.len() - 1, trace.tokens.last().unwrap().clone());
+    trace.tokens.resize(2100, token);
+    trace.steps[last].tokens.end = 2100;
+    trace.write(std::fs::File::create(&path).unwrap()).unwrap();
+    let outcome = measured("saliency", &path, &out, &["--method", "gradient", "--layers", "11"]);
+    assert_eq!(outcome.code(), Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("2100 tokens, and the model was trained with 2048"), "{outcome:?}");
 }
 
 #[test]
