@@ -5,7 +5,7 @@ mod oracle;
 mod tiny;
 
 use oracle::{Change, Oracle};
-use stepflow::backward::{LayerResult, Pass, Products, Repairs, Watch};
+use stepflow::backward::{LayerResult, Pass, Products, Repairs, Unwatched, Watch};
 use stepflow::llama::Token;
 use stepflow::stepflow::{OebConfig, SmiConfig, StepFlowConfig, Window};
 use stepflow::trace::{Family, Markers, Segment, Step, TraceFile, TraceToken};
@@ -197,4 +197,28 @@ fn a_model_without_attention_is_refused_by_name() {
     let path = tiny::tiny(Arch::Deepseek2, WeightType::F32);
     let error = stepflow::backward::try_out(&path, 1).unwrap_err().to_string();
     assert!(error.contains("cannot be differentiated"), "{error}");
+}
+
+#[test]
+fn a_jacobians_norm_is_the_oracles() {
+    let (arch, layer, steps) = (Arch::Qwen3, 3, [0..3, 3..4, 4..8]);
+    let path = tiny::tiny(arch, WeightType::F32);
+    let all: Vec<usize> = tokens().into_iter().take(8).collect();
+    let ids: Vec<Token> = all.iter().map(|token| Token(*token as i32)).collect();
+    let counted = vec![true; ids.len()];
+    let mut found = 0.0;
+    let mut visit = |step: usize, result: LayerResult<Unwatched>| {
+        if (step, result.layer) == (2, layer) {
+            found = result.input_squares[3].sqrt();
+        }
+    };
+    Pass { n_threads: 1, ..Pass::new(&path, &ids, &counted) }.jacobian(&steps, &mut visit, &mut |_, _| {}).unwrap();
+    let oracle = Oracle::open(arch, &path);
+    const STEP: f64 = 1e-4;
+    let logit = |element: usize, by: f64| {
+        oracle.logit(&all, steps[2].clone(), &Change { shift: Some(([layer, 3, element], by)), ..Change::default() })
+    };
+    let slope = |element: usize| (logit(element, STEP) - logit(element, -STEP)) / (2.0 * STEP);
+    let expected = (0..256).map(|element| slope(element).powi(2)).sum::<f64>().sqrt();
+    assert!((found - expected).abs() <= 1e-5 * expected, "{found} for {expected}");
 }

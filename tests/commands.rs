@@ -357,8 +357,12 @@ fn inspect_counts_memory_and_needs_no_more_than_the_header() {
     assert_eq!(partial["stepflow"]["works"], Value::Null);
     let reason = partial["stepflow"]["reason"].take();
     assert!(reason.as_str().unwrap().starts_with("not tried: the file has "), "{reason}");
-    for (name, of_whole) in
-        small.as_object().unwrap().iter().filter(|(name, _)| !["file", "stepflow", "memory"].contains(&&***name))
+    assert_eq!(partial["saliency"], serde_json::json!({ "gradient": null, "reason": reason }));
+    for (name, of_whole) in small
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| !["file", "stepflow", "saliency", "memory"].contains(&&***name))
     {
         assert_eq!(&partial[name], of_whole, "{name}");
     }

@@ -35,10 +35,10 @@ impl Inputs {
         }
     }
 
-    /// Gives up a layer's.
-    pub fn take(&mut self, layer: usize) -> io::Result<Vec<f32>> {
+    /// A layer's.
+    pub fn of_layer(&mut self, layer: usize) -> io::Result<Vec<f32>> {
         match self {
-            Self::Memory(all) => Ok(std::mem::take(&mut all[layer])),
+            Self::Memory(all) => Ok(all[layer].clone()),
             Self::File { file, n } => {
                 file.seek(SeekFrom::Start((layer * *n * 4) as u64))?;
                 let (mut input, mut bytes) = (Vec::with_capacity(*n), vec![0; BLOCK * 4]);
@@ -66,7 +66,7 @@ mod tests {
         for in_file in [false, true] {
             let mut inputs = Inputs::new(BLOCK + 7, in_file).unwrap();
             (0..3).for_each(|layer| inputs.push(&input(layer)).unwrap());
-            (0..3).rev().for_each(|layer| assert_eq!(inputs.take(layer).unwrap(), input(layer)));
+            (0..3).rev().for_each(|layer| assert_eq!(inputs.of_layer(layer).unwrap(), input(layer)));
         }
     }
 }

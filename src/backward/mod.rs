@@ -12,9 +12,10 @@ mod memory;
 mod pass;
 mod product;
 mod repairs;
+mod run;
 mod weights;
 
-pub use attention::{Products, Watch};
+pub use attention::{Products, Unwatched, Watch};
 pub(crate) use lanes::sums;
 pub use memory::Needed;
 pub use pass::{LayerResult, Outcome, Pass, Progress, Sensitivity, try_out};

@@ -96,10 +96,15 @@ pub(super) struct LayerRepair<'a> {
 }
 
 impl LayerRepair<'_> {
+    /// The first tokens and windows of steps that begin before a token.
+    fn starts(&self, end: usize) -> impl Iterator<Item = &(usize, Range<usize>)> {
+        self.starts.iter().filter(move |(start, window)| *start < end && !window.is_empty())
+    }
+
     /// What SMI adds to the outputs of all heads.
     pub fn inject(&self, outputs: &mut [f32], values: &[f32], attention: &Attention) {
         let Attention { n_head, n_head_kv, value_dim, .. } = *attention;
-        for (start, window) in self.starts.iter().filter(|(_, window)| !window.is_empty()) {
+        for (start, window) in self.starts(outputs.len() / (n_head * value_dim)) {
             let scale = self.alpha / window.len() as f32;
             for head in 0..n_head {
                 let shared = head / (n_head / n_head_kv);
@@ -115,7 +120,7 @@ impl LayerRepair<'_> {
     /// The other way round: from the loss's derivative by outputs to that by values.
     pub fn inject_back(&self, by_outputs: &[f32], by_values: &mut [f32], attention: &Attention) {
         let Attention { n_head, n_head_kv, value_dim, .. } = *attention;
-        for (start, window) in self.starts.iter().filter(|(_, window)| !window.is_empty()) {
+        for (start, window) in self.starts(by_outputs.len() / (n_head * value_dim)) {
             let scale = self.alpha / window.len() as f32;
             for head in 0..n_head {
                 let shared = head / (n_head / n_head_kv);
@@ -133,7 +138,7 @@ impl LayerRepair<'_> {
         let Attention { n_head, n_head_kv, value_dim, .. } = *attention;
         let of_head = |head: usize| {
             let shared = head / (n_head / n_head_kv);
-            let starts = self.starts.iter().filter(|(_, window)| !window.is_empty());
+            let starts = self.starts(by_outputs.len() / (n_head * value_dim));
             let of_start = |(start, window): &(usize, Range<usize>)| {
                 let by_output = &by_outputs[(start * n_head + head) * value_dim..][..value_dim];
                 let of_token = |token: usize| {

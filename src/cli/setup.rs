@@ -72,6 +72,12 @@ pub fn load_model(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
     load_read(&path, metadata, args)
 }
 
+/// The same without its weights: its vocabulary and what its file says.
+pub fn load_vocabulary(args: &ModelArgs) -> anyhow::Result<Arc<Model>> {
+    let path = model_path(args)?;
+    Ok(Arc::new(Model::load_read(&path, read(&path)?, &ModelParams { no_weights: true, ..model_params(args) })?))
+}
+
 /// The same where a context is to be made of it: one that memory has no room for is told before anything is loaded, and
 /// where the flags ask for no size, the largest is taken that there is room for.
 pub fn load_with_context(args: &ModelArgs, context: &mut ContextParams) -> anyhow::Result<Arc<Model>> {

@@ -53,6 +53,7 @@ pub struct Model {
     metadata: Gguf,
     path: PathBuf,
     n_gpu_layers: u32,
+    has_weights: bool,
 }
 
 /// The metadata of a model that can be given to llama.cpp.
@@ -98,7 +99,8 @@ impl Model {
             path: path.to_owned(),
             reason: take_complaint().unwrap_or_else(|| error.to_string()),
         })?;
-        Ok(Self { inner, creating: Mutex::new(()), metadata, path: path.to_owned(), n_gpu_layers })
+        let has_weights = !params.no_weights;
+        Ok(Self { inner, creating: Mutex::new(()), metadata, path: path.to_owned(), n_gpu_layers, has_weights })
     }
 
     /// Loads a LoRA adapter for this model.
@@ -112,6 +114,11 @@ impl Model {
             path: path.to_owned(),
             reason: take_complaint().unwrap_or_else(|| error.to_string()),
         })
+    }
+
+    /// Whether it was loaded with its weights, so that it can compute.
+    pub fn has_weights(&self) -> bool {
+        self.has_weights
     }
 
     /// The file it was loaded from.

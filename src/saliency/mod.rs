@@ -8,6 +8,7 @@ mod attention;
 mod cells;
 mod compare;
 mod gradient;
+mod jacobian;
 mod map;
 mod metrics;
 mod noise;
@@ -19,6 +20,7 @@ pub use attention::attention;
 pub use cells::{Cell, HeadCell, Run};
 pub use compare::{RankTest, holm};
 pub use gradient::{free_memory, gradient, no_gradient};
+pub use jacobian::jacobian;
 pub use map::{Pool, StepMap};
 pub use metrics::LayerMetrics;
 pub use probe::{Estimator, Probe};
@@ -37,11 +39,14 @@ pub enum Metric {
     /// Root mean square over heads and query tokens of the sums of A dL/dA over key tokens, by the number of key tokens,
     /// in nats: what can be estimated of Step-Saliency without a backward pass.
     Rms,
+    /// Norm of the derivatives of the query step's mean logit by the key step's rows of the layer's input, as a share of all pairs
+    /// of the layer.
+    Jacobian,
 }
 
 impl Metric {
     /// All of them, the most telling first: what to look at of a run that measured several.
-    pub const ALL: [Self; 4] = [Self::Saliency, Self::Rms, Self::Signed, Self::Attention];
+    pub const ALL: [Self; 5] = [Self::Saliency, Self::Rms, Self::Signed, Self::Jacobian, Self::Attention];
 
     /// Its name in files.
     pub fn name(self) -> &'static str {
@@ -50,13 +55,14 @@ impl Metric {
             Self::Saliency => "saliency",
             Self::Signed => "signed",
             Self::Rms => "rms",
+            Self::Jacobian => "jacobian",
         }
     }
 
     /// Its unit.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Attention => "share",
+            Self::Attention | Self::Jacobian => "share",
             Self::Saliency | Self::Signed | Self::Rms => "nats",
         }
     }

@@ -23,6 +23,8 @@ pub struct Oracle {
 pub struct Change {
     /// Attention of a layer, head, query and key is multiplied with this.
     pub nudge: Option<([usize; 4], f64)>,
+    /// To an element of a token's row of a layer's input this is added: layer, token, element.
+    pub shift: Option<([usize; 3], f64)>,
     pub repairs: Option<Repairs>,
 }
 
@@ -100,24 +102,45 @@ impl Oracle {
 
     /// Mean surprise of all tokens but the first.
     pub fn loss(&self, tokens: &[usize], change: &Change) -> f64 {
+        let surprise = |(logits, target): (Vec<f64>, &usize)| {
+            let most = logits.iter().copied().fold(f64::MIN, f64::max);
+            logits.iter().map(|x| (x - most).exp()).sum::<f64>().ln() + most - logits[*target]
+        };
+        let all = self.logits(tokens, change).into_iter().zip(&tokens[1..]);
+        all.map(surprise).sum::<f64>() / (tokens.len() - 1) as f64
+    }
+
+    /// Mean logit of some tokens, as those before them give it.
+    pub fn logit(&self, tokens: &[usize], of: Range<usize>, change: &Change) -> f64 {
+        let logits = self.logits(tokens, change);
+        let n = of.len() as f64;
+        of.map(|token| logits[token - 1][tokens[token]]).sum::<f64>() / n
+    }
+
+    /// Logits that follow each token.
+    fn logits(&self, tokens: &[usize], change: &Change) -> Vec<Vec<f64>> {
         let embeddings = self.weight("token_embd.weight").unwrap();
         let width = self.size("embedding_length");
         let scale = if self.is_gemma() { (width as f64).sqrt() } else { 1.0 };
         let embed = |token: &usize| embeddings[token * width..(token + 1) * width].iter().map(|x| x * scale).collect();
         let mut rows: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
         for layer in 0..LAYERS {
+            if let Some(([l, token, element], by)) = change.shift
+                && l == layer
+            {
+                rows[token][element] += by;
+            }
             rows = self.layer(layer, &rows, change);
         }
-        let surprise = |(row, target): (&Vec<f64>, &usize)| {
+        let of_row = |row: &Vec<f64>| {
             let row = self.norm("output_norm", row);
             let mut logits = times(self.weight("output.weight").unwrap_or(embeddings), &row);
             if self.arch == Arch::Gemma2 {
                 logits.iter_mut().for_each(|x| *x = 5.0 * (*x / 5.0).tanh());
             }
-            let most = logits.iter().copied().fold(f64::MIN, f64::max);
-            logits.iter().map(|x| (x - most).exp()).sum::<f64>().ln() + most - logits[*target]
+            logits
         };
-        rows.iter().zip(&tokens[1..]).map(surprise).sum::<f64>() / (tokens.len() - 1) as f64
+        rows.iter().map(of_row).collect()
     }
 
     fn layer(&self, layer: usize, rows: &[Vec<f64>], change: &Change) -> Vec<Vec<f64>> {

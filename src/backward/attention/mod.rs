@@ -65,6 +65,15 @@ pub trait Watch: Send {
     fn merge(&mut self, other: Self);
 }
 
+/// Looks at nothing.
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn see(&mut self, _: &Products<'_>) {}
+
+    fn merge(&mut self, _: Self) {}
+}
+
 impl Layer<'_> {
     fn n_tokens(&self) -> usize {
         self.queries.len() / (self.attention.n_head * self.attention.key_dim)

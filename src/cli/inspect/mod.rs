@@ -57,15 +57,16 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<u8> {
     let mut model = Arc::new(Model::load(&whole.path, &model_params)?);
     let repair = Repair::new(&config, model.n_layer(), 1).map_err(EngineError::from)?;
     let mut adapter = engine::load_adapter(&mut model, args.model.lora()?)?;
-    let tried = match whole.missing {
+    let untried = whole.missing.map(|(has, needs)| format!("not tried: the file has {has} of {needs} bytes"));
+    let tried = match &untried {
         None => try_out(&model, &args.size, adapter.as_mut()).map_err(|error| (Some(false), error.to_string())),
-        Some((has, needs)) => Err((None, format!("not tried: the file has {has} of {needs} bytes"))),
+        Some(reason) => Err((None, reason.clone())),
     };
     let facts = Facts {
         model: ModelFacts::new(&model, &named, setup::is_embedded(&args.model)),
         thinking: Thinking::new(&model, &args.stepflow),
         stepflow: StepFlow::new(tried, &repair),
-        saliency: Saliency::new(&model),
+        saliency: Saliency::new(&model, untried),
         memory: Memory::new(&whole.path, &args.model, &args.size)?,
     };
     output::write_result(None, |out| match args.json {
@@ -208,16 +209,20 @@ impl StepFlow {
 /// How saliency can be measured.
 #[derive(Serialize)]
 struct Saliency {
-    /// Whether exactly, by a backward pass.
-    gradient: bool,
-    /// Why not.
+    /// Whether exactly, by a backward pass; `null` where that was not tried.
+    gradient: Option<bool>,
+    /// Why not, or why it was not tried.
     reason: Option<String>,
 }
 
 impl Saliency {
-    fn new(model: &Model) -> Self {
+    /// `untried` says why nothing can be computed, if nothing can.
+    fn new(model: &Model, untried: Option<String>) -> Self {
+        if let Some(reason) = untried {
+            return Self { gradient: None, reason: Some(reason) };
+        }
         let reason = no_gradient(model, ContextParams::default().n_threads);
-        Self { gradient: reason.is_none(), reason }
+        Self { gradient: Some(reason.is_none()), reason }
     }
 }
 

@@ -188,6 +188,8 @@ pub enum SaliencyMethod {
     Auto,
     /// Exactly, by a backward pass: Step-Saliency and its signed sums.
     Gradient,
+    /// What a step's logits hang on, by a backward pass for each step: the Jacobian by the hidden states of earlier steps.
+    Jacobian,
     /// By scaling attention and watching the loss, where there is no backward pass: two forwards a cell and more.
     Probe,
     /// Attention alone, by one forward pass.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::bail;
+use clap::ValueEnum;
 use stepflow::backward::{Needed, Pass, Repairs};
 use stepflow::engine::EngineError;
 use stepflow::gguf::GgmlType;
@@ -24,6 +25,8 @@ pub struct Task<'a> {
     pub stepflow: &'a StepFlowConfig,
     /// What they come to on this trace, if any is on.
     pub repairs: Option<Repairs>,
+    /// How the model is loaded where it comes without weights.
+    pub model_params: &'a ModelParams,
     /// Folder for what is found.
     pub out: &'a Path,
     pub model: Arc<Model>,
@@ -39,6 +42,7 @@ pub struct Task<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Gradient,
+    Jacobian,
     Probe,
     Attention,
 }
@@ -48,6 +52,7 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Self::Gradient => "gradient",
+            Self::Jacobian => "jacobian",
             Self::Probe => "probe",
             Self::Attention => "attention",
         }
@@ -75,19 +80,19 @@ impl Task<'_> {
         match self.args.method {
             SaliencyMethod::Attention => return Ok(Method::Attention),
             SaliencyMethod::Probe => return self.check_budget().map(|()| Method::Probe),
-            SaliencyMethod::Gradient | SaliencyMethod::Auto => {}
+            SaliencyMethod::Gradient | SaliencyMethod::Jacobian | SaliencyMethod::Auto => {}
         }
         match too_large().or_else(|| saliency::no_gradient(&self.model, self.threads())) {
             None => {
                 let place = if self.inputs_in_file() { "a temporary file" } else { "memory" };
                 let (work, inputs) = (size(needed.work), size(needed.inputs));
                 say!("stepflow: the backward pass needs about {work}, and {inputs} for the layers' inputs in {place}");
-                Ok(Method::Gradient)
+                Ok(if self.args.method == SaliencyMethod::Jacobian { Method::Jacobian } else { Method::Gradient })
             }
             Some(reason) if self.args.heads || self.repairs.is_some() => {
                 bail!("{reason}, and maps of heads or with StepFlow need it")
             }
-            Some(reason) if self.args.method == SaliencyMethod::Gradient => {
+            Some(reason) if self.args.method != SaliencyMethod::Auto => {
                 bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
             }
             Some(reason) => {
@@ -117,14 +122,18 @@ impl Task<'_> {
         match (self.args.method, self.args.probe.given(), self.args.loss) {
             (SaliencyMethod::Probe, ..) | (SaliencyMethod::Auto | SaliencyMethod::Gradient, None, _) => Ok(()),
             (_, Some(flag), _) => Err(Usage(format!("{flag} is for --method probe"))),
-            (_, _, Some(loss)) => Err(Usage(format!("--loss {loss}: --method attention looks at no loss"))),
-            (SaliencyMethod::Attention, None, None) => Ok(()),
+            (method, _, Some(loss)) => {
+                let method = method.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+                Err(Usage(format!("--loss {loss}: --method {method} looks at no loss")))
+            }
+            (SaliencyMethod::Attention | SaliencyMethod::Jacobian, None, None) => Ok(()),
         }?;
-        let exact = matches!(self.args.method, SaliencyMethod::Gradient | SaliencyMethod::Auto);
         let only = |flag: &str| Err(Usage(format!("{flag} is for --method gradient")));
-        match (exact, self.args.heads, self.repairs.is_some()) {
-            (false, true, _) => only("--heads"),
-            (false, _, true) => only("--stepflow"),
+        match self.args.method {
+            SaliencyMethod::Gradient | SaliencyMethod::Auto => Ok(()),
+            _ if self.args.heads => only("--heads"),
+            SaliencyMethod::Jacobian => Ok(()),
+            _ if self.repairs.is_some() => only("--stepflow"),
             _ => Ok(()),
         }
     }
@@ -147,6 +156,7 @@ impl Task<'_> {
     pub fn measure(&self, method: Method) -> anyhow::Result<Saliency> {
         self.interrupt.during(|| match method {
             Method::Gradient => self.gradient(),
+            Method::Jacobian => self.jacobian(),
             Method::Probe => self.probe(),
             Method::Attention => self.attention(),
         })
@@ -172,19 +182,39 @@ impl Task<'_> {
         }
     }
 
-    fn gradient(&self) -> anyhow::Result<Saliency> {
-        let pass = Pass {
+    /// The backward pass that the flags ask for.
+    fn pass(&self) -> Pass<'_> {
+        Pass {
             repairs: self.repairs.as_ref(),
             first_layer: self.layers.iter().min().copied().unwrap_or(0),
             inputs_in_file: self.inputs_in_file(),
             n_threads: self.threads(),
             interrupt: self.interrupt.flag(),
             ..Pass::new(self.model.path(), &self.tokens, &self.counted)
-        };
+        }
+    }
+
+    fn jacobian(&self) -> anyhow::Result<Saliency> {
+        let mut progress = Progress::new("jacobian", "steps", self.pool.n_steps());
+        let wanted = |layer: usize| self.layers.contains(&layer);
+        Ok(saliency::jacobian(&self.pass(), &self.pool, wanted, |done, _| progress.at(done))
+            .map_err(EngineError::from)?)
+    }
+
+    fn gradient(&self) -> anyhow::Result<Saliency> {
+        let pass = self.pass();
         let mut progress = Progress::new("gradient", "layers", 2 * self.model.n_layer() - pass.first_layer);
         let shown = |done, _| progress.at(done);
         let wanted = |layer: usize| self.layers.contains(&layer);
         Ok(saliency::gradient(&pass, &self.pool, self.args.heads, wanted, shown).map_err(EngineError::from)?)
+    }
+
+    /// The model with its weights.
+    fn loaded(&self) -> anyhow::Result<Arc<Model>> {
+        if self.model.has_weights() {
+            return Ok(self.model.clone());
+        }
+        Ok(Arc::new(Model::load(self.model.path(), self.model_params)?))
     }
 
     fn attention(&self) -> anyhow::Result<Saliency> {
@@ -192,12 +222,12 @@ impl Task<'_> {
         let layers = self.layers.clone();
         let wanted = move |layer| layers.contains(&layer);
         let shown = |done| progress.at(done);
-        Ok(saliency::attention(self.model.clone(), &self.params(), &self.tokens, &self.pool, wanted, shown)
+        Ok(saliency::attention(self.loaded()?, &self.params(), &self.tokens, &self.pool, wanted, shown)
             .map_err(EngineError::from)?)
     }
 
     fn probe(&self) -> anyhow::Result<Saliency> {
-        let (mut model, mut params) = (self.model.clone(), self.params());
+        let (mut model, mut params) = (self.loaded()?, self.params());
         if self.args.probe.activations() == Activations::F32 {
             model = dequantized(&model)?;
             (params.type_k, params.type_v) = (CacheType::F32, CacheType::F32);

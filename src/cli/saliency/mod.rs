@@ -18,7 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use stepflow::backward::Repairs;
 use stepflow::engine::{EngineError, Session};
-use stepflow::llama::{LlamaError, Model};
+use stepflow::llama::{LlamaError, Model, ModelParams};
 use stepflow::saliency::{LayerMaps, LayerMetrics, Metric, Pool, Saliency, StepMap, Verdict};
 use stepflow::stepflow::{Side, StepFlowConfig};
 use stepflow::trace::{Segment, TraceFile};
@@ -46,7 +46,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
         bail!(Usage("settings of a repair that is off: --stepflow, --oeb or --smi turns it on".to_owned()));
     }
     let inputs = input::read(&args.input)?;
-    let model = setup::load_model(&args.model)?;
+    let model = setup::load_vocabulary(&args.model)?;
     // All of them, so that a bad one costs no measuring of others.
     let mut traces = Vec::new();
     for input in inputs {
@@ -62,7 +62,8 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<u8> {
             say!("stepflow: {} of {n}: {name}", i + 1);
         }
         let (measure, tables) = (&args.measure, &args.tables);
-        let settings = Settings { measure, tables, stepflow: stepflow.clone(), out, interrupt: &interrupt };
+        let (stepflow, model_params) = (stepflow.clone(), setup::model_params(&args.model));
+        let settings = Settings { measure, tables, stepflow, model_params, out, interrupt: &interrupt };
         let found = settings.run(model.clone(), &trace).with_context(|| name.clone())?;
         let title = if n == 1 { String::new() } else { format!("{name}\n") };
         output::write_result(None, |out| write!(out, "{title}{}", found.verdict))?;
@@ -95,7 +96,14 @@ pub fn of_conversation(
     // Its memory may be what measuring needs.
     drop(session);
     let (measure, tables) = (MeasureArgs::automatic(threads), TableArgs::default());
-    let settings = Settings { measure: &measure, tables: &tables, stepflow: StepFlowConfig::default(), out, interrupt };
+    let settings = Settings {
+        measure: &measure,
+        tables: &tables,
+        stepflow: StepFlowConfig::default(),
+        model_params: ModelParams::default(),
+        out,
+        interrupt,
+    };
     let found = settings.run(model, &trace)?;
     // Stdout holds the answer.
     found.verdict.lines().for_each(|line| say!("{line}"));
@@ -120,6 +128,8 @@ struct Settings<'a> {
     tables: &'a TableArgs,
     /// The repairs that the model is measured with.
     stepflow: StepFlowConfig,
+    /// How the model is loaded where it comes without weights.
+    model_params: ModelParams,
     out: PathBuf,
     interrupt: &'a Interrupt,
 }
@@ -172,8 +182,8 @@ impl Settings<'_> {
         }
         let repairs = |config| Repairs::new(config, n_layer, trace).map_err(EngineError::from);
         let repairs = Some(&self.stepflow).filter(|config| config.is_on()).map(repairs).transpose()?;
-        let Self { measure: args, tables, ref stepflow, ref out, interrupt } = *self;
-        Ok(Task { args, tables, stepflow, repairs, out, model, tokens, counted, pool, layers, interrupt })
+        let Self { measure: args, tables, ref stepflow, ref model_params, ref out, interrupt } = *self;
+        Ok(Task { args, tables, stepflow, repairs, model_params, out, model, tokens, counted, pool, layers, interrupt })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use stepflow::backward::{LayerResult, Needed, Pass, Products, Repairs, Sensitivity, Watch};
+use stepflow::backward::{LayerResult, Needed, Pass, Repairs, Sensitivity, Unwatched};
 use stepflow::engine::EngineError;
 use stepflow::llama::{ContextParams, Model};
 use stepflow::saliency::free_memory;
@@ -66,7 +66,7 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<u8> {
         bail!(Usage("settings of a repair that is off: --stepflow, --oeb or --smi turns it on".to_owned()));
     }
     let inputs = input::read(&args.input)?;
-    let model = setup::load_model(&args.model)?;
+    let model = setup::load_vocabulary(&args.model)?;
     config.validate_for(model.n_layer()).map_err(EngineError::from)?;
     let mut traces = Vec::new();
     for input in inputs {
@@ -126,9 +126,9 @@ impl Measuring<'_> {
             ..Pass::new(model.path(), &tokens, &counted)
         };
         let mut found: Vec<Option<Sensitivity>> = vec![None; n_layer];
-        let mut visit = |result: LayerResult<Nothing>| found[result.layer] = result.sensitivity;
+        let mut visit = |result: LayerResult<Unwatched>| found[result.layer] = result.sensitivity;
         let mut progress = Progress::new("sensitivity", "layers", 2 * n_layer);
-        let run = || pass.run(&|_| Nothing, &mut visit, &mut |done, _| progress.at(done));
+        let run = || pass.run(&|_| Unwatched, &mut visit, &mut |done, _| progress.at(done));
         let outcome = self.interrupt.during(run).map_err(EngineError::from)?;
         if outcome.reached > 0 {
             bail!("interrupted");
@@ -143,15 +143,6 @@ impl Measuring<'_> {
             false => Ok(Repairs::none(n_layer, trace, window)),
         }
     }
-}
-
-/// Looks at no attention.
-struct Nothing;
-
-impl Watch for Nothing {
-    fn see(&mut self, _: &Products<'_>) {}
-
-    fn merge(&mut self, _: Self) {}
 }
 
 /// What the paper's settings would do to the loss, to first order.
