@@ -58,8 +58,8 @@ impl Ggml {
         let f = &functions;
         // SAFETY: by this function's contract; arguments are what ggml documents for them.
         unsafe {
-            let params = |no_alloc| InitParams { mem_size: 1 << 20, mem_buffer: std::ptr::null_mut(), no_alloc };
-            let context = (f.ggml_init)(params(false));
+            let mut memory = memory();
+            let context = (f.ggml_init)(params(&mut memory, false));
             if context.is_null() {
                 return Err("ggml makes no context".to_owned());
             }
@@ -106,7 +106,7 @@ impl Ggml {
                 data: (f.ggml_get_data)(a),
                 name: (f.ggml_get_name)(a) as usize - a as usize,
             };
-            let buffer = buffer_of(f, params(true));
+            let buffer = buffer_of(f);
             let made = found.layout(buffer).map(|(layout, operations)| {
                 let at = |tensor: *mut Tensor| tensor.cast::<u8>().add(layout.op_params).cast::<Custom>();
                 let Custom { run, n_tasks, user: given, .. } = std::ptr::read_unaligned(at(custom));
@@ -120,14 +120,24 @@ impl Ggml {
     }
 }
 
+/// Memory for a context, cleared: what something else left in it could look like a field. ggml asks for multiples of 16 bytes.
+fn memory() -> Vec<u128> {
+    vec![0; 1 << 16]
+}
+
+fn params(memory: &mut [u128], no_alloc: bool) -> InitParams {
+    InitParams { mem_size: size_of_val(memory), mem_buffer: memory.as_mut_ptr().cast(), no_alloc }
+}
+
 /// Where a tensor names the buffer of its data, if that shows.
 ///
 /// # Safety
 /// As [`Ggml::new`].
-unsafe fn buffer_of(f: &Functions, params: InitParams) -> Result<usize, String> {
+unsafe fn buffer_of(f: &Functions) -> Result<usize, String> {
     // SAFETY: by this function's contract.
     unsafe {
-        let context = (f.ggml_init)(params);
+        let mut memory = memory();
+        let context = (f.ggml_init)(params(&mut memory, true));
         let tensor = (f.ggml_new_tensor_4d)(context, 0, 7, 3, 5, 2);
         // Memory to look at behind it.
         (f.ggml_new_tensor_4d)(context, 0, 7, 3, 5, 2);
