@@ -1,10 +1,12 @@
 //! What a part of a layer makes of gradients: from those by its targets to those by what it is given.
 
+mod rules;
+
 use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::functions::{glu, unary};
+use super::functions::unary;
 use super::weights::{by_matrices, by_matrix};
 use crate::llama::replay::{Layout, Node, Operation, Part, Weight, Workspace};
 
@@ -91,152 +93,57 @@ fn needed(i: usize, node: &Node, depends: &[bool]) -> Result<Vec<usize>, String>
 }
 
 /// Gradients on their way.
-struct Pass<'a> {
-    part: &'a Part,
-    workspace: &'a Workspace,
+struct Pass<'p> {
+    part: &'p Part,
+    workspace: &'p Workspace,
     /// By what each owner of memory holds, in one piece.
     gradients: Vec<Option<Vec<f32>>>,
 }
 
-impl Pass<'_> {
+impl<'p> Pass<'p> {
     /// Takes the gradient by a node through the operation that computed it.
     fn through(&mut self, i: usize, node: &Node, depends: &[bool]) {
         let layout = &node.layout;
         let Some(dy) = self.gradients[i].take() else { return };
         let n = layout.shape[0];
-        let hangs = |source: usize| depends[node.sources[source]];
         let [first, second] = [0, 1].map(|source| node.sources.get(source).copied());
         let first = first.expect("an operation on something");
-        let source = |source: usize| &self.part.nodes()[source].layout;
-        let mut results: Vec<(usize, Vec<f32>)> = Vec::new();
-        match node.operation {
-            Operation::Add | Operation::Sub => {
-                if let Some(second) = second.filter(|_| hangs(1)) {
-                    let mut by_second = sum_repeated(&dy, layout, source(second));
-                    if matches!(node.operation, Operation::Sub) {
-                        by_second.iter_mut().for_each(|x| *x = -*x);
-                    }
-                    results.push((second, by_second));
-                }
-                if hangs(0) {
-                    results.push((first, dy));
-                }
+        let by_first = match node.operation {
+            Operation::Add | Operation::Sub => return self.through_sum(node, dy, depends),
+            Operation::Mul => return self.through_product(node, &dy, depends),
+            Operation::Div => return self.through_quotient(i, node, &dy, depends),
+            Operation::MulMat | Operation::MulMatId => return self.through_weights(node, &dy),
+            Operation::Glu { kind, .. } if second.is_some() => {
+                let second = second.expect("just seen");
+                let [by_gate, by_other] = rules::gated(kind, dy, &self.dense(first), &self.dense(second), n);
+                self.add(first, by_gate.into());
+                return self.add(second, by_other.into());
             }
-            Operation::AddId | Operation::Copy => results.push((first, dy)),
-            Operation::Mul => {
-                let second = second.expect("two factors");
-                if hangs(0) {
-                    let factor = self.dense(second);
-                    let by_first = with_repeated(&dy, layout, &factor, source(second), |dy, factor| dy * factor);
-                    results.push((first, sum_repeated_of(by_first, layout, source(first))));
-                }
-                if hangs(1) {
-                    let factor = self.dense(first);
-                    let by_second = with_repeated(&dy, layout, &factor, source(first), |dy, factor| dy * factor);
-                    results.push((second, sum_repeated_of(by_second, layout, source(second))));
-                }
-            }
-            Operation::Div => {
-                let second = second.expect("two numbers");
-                let divisor = self.dense(second);
-                let by_first = with_repeated(&dy, layout, &divisor, source(second), |dy, divisor| dy / divisor);
-                if hangs(1) {
-                    let quotient = self.dense(i);
-                    let by_second: Vec<f32> = by_first.iter().zip(quotient.iter()).map(|(a, q)| -a * q).collect();
-                    results.push((second, sum_repeated_of(by_second, layout, source(second))));
-                }
-                results.push((first, by_first));
-            }
-            Operation::Scale(factor) => {
-                let mut dy = dy;
-                dy.iter_mut().for_each(|x| *x *= factor);
-                results.push((first, dy));
-            }
+            Operation::Glu { kind, swapped } => rules::gated_halves(kind, &dy, &self.dense(first), n, swapped),
+            Operation::AddId | Operation::Copy => dy,
+            Operation::Scale(factor) => dy.iter().map(|x| x * factor).collect(),
             Operation::Clamp(min, max) => {
-                let (mut dy, x) = (dy, self.dense(first));
-                let outside = |x: f32| !(x > min && x < max);
-                dy.iter_mut().zip(x.iter()).filter(|(_, x)| outside(**x)).for_each(|(dy, _)| *dy = 0.0);
-                results.push((first, dy));
+                let inside = |x: f32| if x > min && x < max { 1.0 } else { 0.0 };
+                dy.iter().zip(self.dense(first).iter()).map(|(dy, x)| dy * inside(*x)).collect()
             }
-            Operation::Repeat => results.push((first, sum_repeated(&dy, layout, source(first)))),
+            Operation::Repeat => rules::sum_repeated(&dy, layout, self.layout(first)),
             Operation::SumRows => {
-                let width = source(first).shape[0];
-                results.push((first, dy.iter().flat_map(|x| std::iter::repeat_n(*x, width)).collect()));
+                let width = self.layout(first).shape[0];
+                dy.iter().flat_map(|x| std::iter::repeat_n(*x, width)).collect()
             }
-            Operation::RmsNorm(epsilon) => {
-                results.push((first, norm(&dy, &self.dense(first), n, epsilon, false)));
-            }
-            Operation::Norm(epsilon) => results.push((first, norm(&dy, &self.dense(first), n, epsilon, true))),
-            Operation::MulMat => {
-                let second = second.expect("a matrix and rows");
-                results.push((second, by_matrix(self.weight(first), &dy)));
-            }
-            Operation::MulMatId => {
-                let second = second.expect("matrices and rows");
-                let ids = self.ids(node.sources[2]);
-                let [_, slots, ..] = layout.shape;
-                results.push((second, by_matrices(self.weight(first), &dy, &ids, slots, source(second).shape[1])));
-            }
+            Operation::RmsNorm(epsilon) => rules::norm(&dy, &self.dense(first), n, epsilon, false),
+            Operation::Norm(epsilon) => rules::norm(&dy, &self.dense(first), n, epsilon, true),
             Operation::Rope { table, n_dims, halves } => {
-                let table = self.dense(table);
-                results.push((first, rotated_back(&dy, layout, &table, n_dims, halves)));
+                rules::rotated_back(&dy, layout, &self.dense(table), n_dims, halves)
             }
             Operation::Unary(function) => {
-                let mut dy = dy;
                 let x = self.dense(first);
-                dy.par_chunks_mut(n).zip(x.par_chunks(n)).for_each(|(dy, x)| {
-                    dy.iter_mut().zip(x).for_each(|(dy, x)| *dy *= unary(function, *x).1);
-                });
-                results.push((first, dy));
+                dy.par_iter().zip(x.par_iter()).map(|(dy, x)| dy * unary(function, *x).1).collect()
             }
-            Operation::Glu { kind, swapped } => match second {
-                Some(second) => {
-                    let (gate, other) = (self.dense(first), self.dense(second));
-                    let (mut by_gate, mut by_other) = (dy.clone(), dy);
-                    let by = by_gate.par_chunks_mut(n).zip(by_other.par_chunks_mut(n));
-                    by.zip(gate.par_chunks(n).zip(other.par_chunks(n))).for_each(
-                        |((by_gate, by_other), (gate, other))| {
-                            for ((a, b), (gate, other)) in by_gate.iter_mut().zip(by_other).zip(gate.iter().zip(other))
-                            {
-                                let slopes = glu(kind, *gate, *other);
-                                (*a, *b) = (*a * slopes.0, *b * slopes.1);
-                            }
-                        },
-                    );
-                    results.extend([(first, by_gate), (second, by_other)]);
-                }
-                None => {
-                    let both = self.dense(first);
-                    let mut by_both = vec![0.0; both.len()];
-                    by_both.par_chunks_mut(2 * n).zip(both.par_chunks(2 * n)).zip(dy.par_chunks(n)).for_each(
-                        |((by, both), dy)| {
-                            let (gate, other) = if swapped { (n, 0) } else { (0, n) };
-                            for j in 0..n {
-                                let slopes = glu(kind, both[gate + j], both[other + j]);
-                                (by[gate + j], by[other + j]) = (dy[j] * slopes.0, dy[j] * slopes.1);
-                            }
-                        },
-                    );
-                    results.push((first, by_both));
-                }
-            },
-            Operation::SoftMax(scale) => {
-                let (mut dy, y) = (dy, self.dense(i));
-                for (dy, y) in dy.chunks_exact_mut(n).zip(y.chunks_exact(n)) {
-                    let mean: f32 = dy.iter().zip(y).map(|(dy, y)| dy * y).sum();
-                    dy.iter_mut().zip(y).for_each(|(dy, y)| *dy = scale * y * (*dy - mean));
-                }
-                results.push((first, dy));
-            }
-            Operation::GetRows => {
-                if matches!(self.part.nodes()[node.sources[1]].operation, Operation::RowNumbers) {
-                    // Every row, in its place.
-                    results.push((first, dy));
-                } else {
-                    let ids = self.ids(node.sources[1]);
-                    results.push((first, scattered(&dy, layout, &ids, source(first))));
-                }
-            }
+            Operation::SoftMax(scale) => rules::softmax(dy, &self.dense(i), n, scale),
+            // Every row, in its place.
+            Operation::GetRows if self.is_row_numbers(node.sources[1]) => dy,
+            Operation::GetRows => rules::scattered(&dy, layout, &self.ids(node.sources[1]), self.layout(first)),
             Operation::Given
             | Operation::View
             | Operation::Weight(_)
@@ -246,10 +153,63 @@ impl Pass<'_> {
             | Operation::Pairs
             | Operation::RopeTable
             | Operation::Choice => unreachable!("{} has no gradient of its own", node.name),
+        };
+        self.add(first, by_first.into());
+    }
+
+    fn through_sum(&mut self, node: &Node, dy: Vec<f32>, depends: &[bool]) {
+        let (first, second) = (node.sources[0], node.sources[1]);
+        if depends[second] {
+            let mut by_second = rules::sum_repeated(&dy, &node.layout, self.layout(second));
+            if matches!(node.operation, Operation::Sub) {
+                by_second.iter_mut().for_each(|x| *x = -*x);
+            }
+            self.add(second, by_second.into());
         }
-        for (source, gradient) in results {
-            self.add(source, Cow::Owned(gradient));
+        if depends[first] {
+            self.add(first, dy.into());
         }
+    }
+
+    fn through_product(&mut self, node: &Node, dy: &[f32], depends: &[bool]) {
+        let (first, second) = (node.sources[0], node.sources[1]);
+        for (one, other) in [(first, second), (second, first)].into_iter().filter(|(one, _)| depends[*one]) {
+            let by = rules::with_repeated(dy, &node.layout, &self.dense(other), self.layout(other), |dy, x| dy * x);
+            let by = rules::sum_repeated_of(by, &node.layout, self.layout(one));
+            self.add(one, by.into());
+        }
+    }
+
+    fn through_quotient(&mut self, i: usize, node: &Node, dy: &[f32], depends: &[bool]) {
+        let (first, second) = (node.sources[0], node.sources[1]);
+        let divisor = self.dense(second);
+        let by_first = rules::with_repeated(dy, &node.layout, &divisor, self.layout(second), |dy, x| dy / x);
+        if depends[second] {
+            let by_second = by_first.iter().zip(self.dense(i).iter()).map(|(by, quotient)| -by * quotient).collect();
+            let by_second = rules::sum_repeated_of(by_second, &node.layout, self.layout(second));
+            self.add(second, by_second.into());
+        }
+        self.add(first, by_first.into());
+    }
+
+    fn through_weights(&mut self, node: &Node, dy: &[f32]) {
+        let (weight, rows) = (self.weight(node.sources[0]), node.sources[1]);
+        let by_rows = match node.operation {
+            Operation::MulMat => by_matrix(weight, dy),
+            _ => {
+                let (slots, inputs) = (node.layout.shape[1], self.layout(rows).shape[1]);
+                by_matrices(weight, dy, &self.ids(node.sources[2]), slots, inputs)
+            }
+        };
+        self.add(rows, by_rows.into());
+    }
+
+    fn layout(&self, node: usize) -> &'p Layout {
+        &self.part.nodes()[node].layout
+    }
+
+    fn is_row_numbers(&self, node: usize) -> bool {
+        matches!(self.part.nodes()[node].operation, Operation::RowNumbers)
     }
 
     /// Adds a gradient by a node, row after row, to what its owner has.
@@ -277,7 +237,7 @@ impl Pass<'_> {
     }
 
     /// What a node holds, row after row.
-    fn dense(&self, node: usize) -> Cow<'_, [f32]> {
+    fn dense(&self, node: usize) -> Cow<'p, [f32]> {
         let Node { operation, layout, .. } = &self.part.nodes()[node];
         if let Operation::Weight(weight) = operation {
             // Weights live as long as the part.
@@ -298,104 +258,12 @@ impl Pass<'_> {
         layout.rows().flat_map(|row| (0..layout.shape[0]).map(move |i| id(row + i * layout.strides[0]))).collect()
     }
 
-    fn weight(&self, node: usize) -> &Weight {
+    fn weight(&self, node: usize) -> &'p Weight {
         match &self.part.nodes()[node].operation {
             Operation::Weight(weight) => weight,
             _ => unreachable!("a product whose matrix is no weight was refused"),
         }
     }
-}
-
-/// `f` of each element and of that of `other` that stands for it, where `other` is repeated along dimensions.
-fn with_repeated(
-    dy: &[f32],
-    layout: &Layout,
-    other: &[f32],
-    repeated: &Layout,
-    f: impl Fn(f32, f32) -> f32 + Sync,
-) -> Vec<f32> {
-    let (n, m) = (layout.shape[0], repeated.shape[0]);
-    let dense = dense_layout(repeated);
-    let mut result = vec![0.0; dy.len()];
-    result.par_chunks_mut(n).zip(dy.par_chunks(n)).enumerate().for_each(|(row, (to, dy))| {
-        let other = &other[dense.row(layout.place(row))..][..m];
-        if m == n {
-            to.iter_mut().zip(dy.iter().zip(other)).for_each(|(to, (dy, other))| *to = f(*dy, *other));
-        } else {
-            to.iter_mut().zip(dy).enumerate().for_each(|(i, (to, dy))| *to = f(*dy, other[i % m]));
-        }
-    });
-    result
-}
-
-/// The gradient by what was repeated to a shape.
-fn sum_repeated(dy: &[f32], layout: &Layout, repeated: &Layout) -> Vec<f32> {
-    if layout.shape == repeated.shape {
-        return dy.to_vec();
-    }
-    let (n, m) = (layout.shape[0], repeated.shape[0]);
-    let dense = dense_layout(repeated);
-    let mut sums = vec![0.0; repeated.len()];
-    for (row, dy) in dy.chunks_exact(n).enumerate() {
-        let to = &mut sums[dense.row(layout.place(row))..][..m];
-        for dy in dy.chunks_exact(m) {
-            to.iter_mut().zip(dy).for_each(|(to, dy)| *to += dy);
-        }
-    }
-    sums
-}
-
-fn sum_repeated_of(dy: Vec<f32>, layout: &Layout, repeated: &Layout) -> Vec<f32> {
-    if layout.shape == repeated.shape { dy } else { sum_repeated(&dy, layout, repeated) }
-}
-
-/// The same shape in one piece.
-fn dense_layout(layout: &Layout) -> Layout {
-    let [n, n1, n2, _] = layout.shape;
-    Layout { offset: 0, strides: [1, n, n * n1, n * n1 * n2], ..*layout }
-}
-
-/// Through a norm of rows, by their root mean square, or by mean and variance.
-fn norm(dy: &[f32], x: &[f32], n: usize, epsilon: f32, centred: bool) -> Vec<f32> {
-    let mut dx = vec![0.0; dy.len()];
-    dx.par_chunks_mut(n).zip(dy.par_chunks(n).zip(x.par_chunks(n))).for_each(|(dx, (dy, x))| {
-        let mean_of = |f: &dyn Fn(usize) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
-        let (x, dy) = (|i: usize| f64::from(x[i]), |i: usize| f64::from(dy[i]));
-        let mean = if centred { mean_of(&x) } else { 0.0 };
-        let scale = 1.0 / (mean_of(&|i| (x(i) - mean).powi(2)) + f64::from(epsilon)).sqrt();
-        let along = mean_of(&|i| (x(i) - mean) * dy(i)) * scale * scale;
-        let common = if centred { mean_of(&dy) } else { 0.0 };
-        dx.iter_mut().enumerate().for_each(|(i, dx)| *dx = (scale * (dy(i) - common - (x(i) - mean) * along)) as f32);
-    });
-    dx
-}
-
-/// Through a rotation of pairs: the other way round.
-fn rotated_back(dy: &[f32], layout: &Layout, table: &[f32], n_dims: usize, halves: bool) -> Vec<f32> {
-    let [n, n_head, ..] = layout.shape;
-    let mut dx = dy.to_vec();
-    dx.par_chunks_mut(n * n_head).zip(table.par_chunks(n)).for_each(|(heads, table)| {
-        for head in heads.chunks_exact_mut(n) {
-            for pair in 0..n_dims / 2 {
-                let (a, b) = if halves { (pair, pair + n_dims / 2) } else { (2 * pair, 2 * pair + 1) };
-                let (cos, sin) = (table[a], table[b]);
-                (head[a], head[b]) = (cos * head[a] + sin * head[b], cos * head[b] - sin * head[a]);
-            }
-        }
-    });
-    dx
-}
-
-/// Through a choice of rows, of each token: what was not chosen has no gradient.
-fn scattered(dy: &[f32], layout: &Layout, ids: &[usize], source: &Layout) -> Vec<f32> {
-    let [n, chosen, ..] = layout.shape;
-    let [_, among, ..] = source.shape;
-    let mut dx = vec![0.0; source.len()];
-    for (i, (dy, id)) in dy.chunks_exact(n).zip(ids).enumerate() {
-        let to = &mut dx[(i / chosen * among + id) * n..][..n];
-        to.iter_mut().zip(dy).for_each(|(to, dy)| *to += dy);
-    }
-    dx
 }
 
 #[cfg(test)]
