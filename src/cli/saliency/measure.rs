@@ -15,7 +15,7 @@ use stepflow::stepflow::StepFlowConfig;
 use super::args::{Activations, Estimator, LossOf, MeasureArgs, SaliencyMethod, TableArgs};
 use crate::cli::exit::Usage;
 use crate::cli::progress::Progress;
-use crate::cli::setup::Interrupt;
+use crate::cli::setup::{self, Interrupt};
 
 /// What is to be measured.
 pub struct Task<'a> {
@@ -93,7 +93,9 @@ impl Task<'_> {
                 bail!("{reason}, and maps of heads or with StepFlow need it")
             }
             Some(reason) if self.args.method != SaliencyMethod::Auto => {
-                bail!("--method gradient: {reason}; --method probe and --method attention work with any attention")
+                let method =
+                    self.args.method.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+                bail!("--method {method}: {reason}; --method probe and --method attention work with any attention")
             }
             Some(reason) => {
                 say!("stepflow: measuring attention alone: {reason}; --method probe estimates, at many forwards");
@@ -214,6 +216,7 @@ impl Task<'_> {
         if self.model.has_weights() {
             return Ok(self.model.clone());
         }
+        setup::say_of_gpus(self.model_params.n_gpu_layers);
         Ok(Arc::new(Model::load(self.model.path(), self.model_params)?))
     }
 

@@ -136,11 +136,6 @@ impl Part {
         &self.targets
     }
 
-    /// Floats that it takes in a workspace.
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
     /// Has [`Which::Kept`] compute these nodes, and keep what they hold.
     pub fn keep(&mut self, nodes: impl IntoIterator<Item = usize>) {
         for node in nodes {
